@@ -1,0 +1,42 @@
+"""Pictures for agents: SDXL-Lightning's architecture on your own machine.
+
+The library is three lines, and the command line is its twin:
+
+    import sdxl_lightning_mcp as sdxl
+    mini = sdxl.load("mini")
+    mini("a lighthouse in a storm", seed=7).save("lighthouse.jpg")
+
+Importing this brings pydantic and Pillow, nothing heavier; torch comes with the first `load`.
+"""
+
+from sdxl_lightning_mcp.catalogue import CATALOGUE, Model
+from sdxl_lightning_mcp.errors import (
+    InvalidRequestError,
+    RunFailedError,
+    SdxlLightningError,
+    StorageError,
+    UnknownModelError,
+    WeightsError,
+)
+from sdxl_lightning_mcp.image import GeneratedImage, read_parameters
+from sdxl_lightning_mcp.library import LoadedModel, load
+from sdxl_lightning_mcp.request import GenerationRequest, Parameters
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CATALOGUE",
+    "GeneratedImage",
+    "GenerationRequest",
+    "InvalidRequestError",
+    "LoadedModel",
+    "Model",
+    "Parameters",
+    "RunFailedError",
+    "SdxlLightningError",
+    "StorageError",
+    "UnknownModelError",
+    "WeightsError",
+    "load",
+    "read_parameters",
+]

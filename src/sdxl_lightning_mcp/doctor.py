@@ -1,0 +1,74 @@
+"""What is there, what is missing, and the cure: every part of a run, tried for real."""
+
+import platform
+import shutil
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+
+import anyio
+
+from sdxl_lightning_mcp.catalogue import find
+from sdxl_lightning_mcp.errors import SdxlLightningError
+from sdxl_lightning_mcp.request import read_request, resolve
+from sdxl_lightning_mcp.server import open_runner
+from sdxl_lightning_mcp.settings import Settings
+from sdxl_lightning_mcp.store import Store
+
+NEEDED = ("torch", "diffusers", "transformers", "mcp")
+LITTLE_DISK = 100e6
+
+
+async def examine(settings: Settings) -> bool:
+    """Prints one line for each thing looked at; returns whether all is well."""
+    checks: tuple[Callable[[Settings], Awaitable[str]], ...] = (
+        _software,
+        _model,
+        _folder,
+        _picture,
+    )
+    well = True
+    for check in checks:
+        name = check.__name__.removeprefix("_")
+        try:
+            print(f"ok       {name}: {await check(settings)}")
+        except (SdxlLightningError, PackageNotFoundError) as error:
+            print(f"missing  {name}: {error}")
+            well = False
+    return well
+
+
+async def _software(_: Settings) -> str:
+    found = ", ".join(f"{name} {version(name)}" for name in NEEDED)
+    return f"Python {platform.python_version()}, {found}"
+
+
+async def _model(settings: Settings) -> str:
+    model = find(settings.model)
+    return f"{model.slug}, weights {model.checkpoint.name} in {model.checkpoint.folder}"
+
+
+async def _folder(settings: Settings) -> str:
+    store = Store(settings.output_dir)
+    folder = store.folder
+    free = shutil.disk_usage(folder).free
+    few = "; that is little: free some" if free < LITTLE_DISK else ""
+    fallback = f" ({store.note})" if store.note else ""
+    return f"{folder}, {free / 1e9:.1f} GB free{few}{fallback}"
+
+
+async def _picture(settings: Settings) -> str:
+    """Starts the worker, verifies the weights by hash and makes one small picture."""
+    async with open_runner(settings) as (runner, model):
+        started = anyio.current_time()
+        request = read_request(
+            {"prompt": "a red circle on a blue background", "width": 512, "height": 512, "seed": 0},
+            model,
+        )
+        run = await runner.submit(*resolve(request, model))
+        path = await run.finished()
+        path.unlink()
+        seconds = anyio.current_time() - started
+        return (
+            f"made in {run.duration_ms / 1000:.2f} s on {runner.status().device}, "
+            f"{seconds:.1f} s with starting"
+        )

@@ -1,0 +1,1 @@
+"""How a run is carried out; the only folder that imports torch or diffusers."""

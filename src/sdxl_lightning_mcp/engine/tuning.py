@@ -1,0 +1,57 @@
+"""What this device gets: device, data type, memory layout."""
+
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from sdxl_lightning_mcp.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the networks lie on the device."""
+
+    device: torch.device
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+
+    def __str__(self) -> str:
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"{self.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+        )
+        data_type = str(self.dtype).removeprefix("torch.")
+        return f"{name}, {data_type}, torch {torch.__version__}"
+
+
+def tune(wanted: str = "auto") -> Tuning:
+    """Chooses for `wanted`: auto, cuda, mps or cpu.
+
+    On a CPU bfloat16 only where the processor multiplies it; elsewhere torch imitates it, slower
+    than float32. float16 on GPUs, since it is what the checkpoints are stored in.
+
+    Raises:
+        SettingsError: That device is not here.
+    """
+    here = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    kind = next(name for name, there in here.items() if there) if wanted == "auto" else wanted
+    if not here[kind]:
+        there = ", ".join(name for name, present in here.items() if present)
+        raise SettingsError(f"device: got {kind!r}, which torch does not see; here is: {there}.")
+    if kind == "cpu":
+        can = torch.cpu.get_capabilities()
+        fast = bool(can.get("avx512_bf16") or can.get("amx_tile") or can.get("amx_bf16"))
+        dtype = torch.bfloat16 if fast else torch.float32
+    else:
+        dtype = torch.float16
+    return Tuning(torch.device(kind), dtype, torch.channels_last)
+
+
+FLOAT32_CPU = Tuning(torch.device("cpu"), torch.float32, torch.contiguous_format)
+"""The reference: bit for bit what diffusers' own pipeline computes with the same weights."""

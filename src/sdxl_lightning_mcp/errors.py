@@ -1,0 +1,71 @@
+"""Everything this project raises on purpose.
+
+SdxlLightningError
+├── InvalidRequestError    a field of a request cannot be met; says what can
+├── SettingsError          the environment or a flag says something impossible
+├── UnknownModelError      no model has that name
+├── WeightsError           a weight file is missing, cut short, or not the one expected
+├── StorageError           the picture cannot be written
+├── QueueFullError         too many runs are waiting already
+├── RunFailedError         a run was carried out and did not end in a picture
+└── RunCanceledError       a run was stopped before it ended
+
+Each face translates this tree once: MCP into a tool error's text, the command line into one line
+on stderr and an exit code.
+"""
+
+from dataclasses import dataclass
+
+
+class SdxlLightningError(Exception):
+    """Base of all errors of this project; its text says what happened and what to do."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One field that cannot be met: what came, what is allowed, and the nearest allowed values."""
+
+    field: str
+    got: str
+    allowed: str
+    nearest: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        cure = f"; nearest: {' or '.join(self.nearest)}" if self.nearest else ""
+        return f"{self.field}: got {self.got}; allowed: {self.allowed}{cure}"
+
+
+class InvalidRequestError(SdxlLightningError, ValueError):
+    """A request that cannot be met, with every field that stands in the way."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class SettingsError(SdxlLightningError, ValueError):
+    """A setting that does not exist or cannot have that value."""
+
+
+class UnknownModelError(SdxlLightningError, LookupError):
+    """No model of that name is known."""
+
+
+class WeightsError(SdxlLightningError):
+    """A weight file is missing, cut short, or not the one expected."""
+
+
+class StorageError(SdxlLightningError, OSError):
+    """A picture cannot be written where it should be."""
+
+
+class QueueFullError(SdxlLightningError):
+    """As many runs as may wait are waiting already."""
+
+
+class RunFailedError(SdxlLightningError):
+    """A run that did not end in a picture; the text is the reason."""
+
+
+class RunCanceledError(SdxlLightningError):
+    """A run that was stopped before it ended."""

@@ -1,0 +1,1 @@
+"""Ways in; a new face is one new file."""

@@ -1,0 +1,78 @@
+"""What agents read about us: the model spec, llms.txt, and the skill."""
+
+from pathlib import Path
+from typing import Any
+
+from sdxl_lightning_mcp.catalogue import CATALOGUE, PACKAGE, Model
+from sdxl_lightning_mcp.request import request_schema
+
+SKILL = Path("skills", "sdxl-lightning", "SKILL.md")
+
+
+def model_spec(model: Model) -> dict[str, Any]:
+    """Everything an agent needs to know of a model, as data."""
+    return {
+        "model": model.slug,
+        "title": model.title,
+        "summary": model.summary,
+        "tool": "generate_image",
+        "input": request_schema(model),
+        "output": {
+            "content": ["image/jpeg preview", "text", "resource_link to the full JPEG file"],
+            "facts": "_meta['sdxl-lightning-mcp/run']",
+        },
+        "sizes": [f"{width}x{height}" for width, height in model.sizes],
+        "max_pixels": model.max_pixels,
+        "checkpoint": {
+            "name": model.checkpoint.name,
+            "steps": model.checkpoint.steps,
+            "prediction_type": model.checkpoint.prediction_type,
+            "scheduler": "Euler, trailing timesteps",
+            "license": model.checkpoint.license,
+        },
+    }
+
+
+def llms_txt() -> str:
+    """The model spec for machines that read text (llmstxt.org), from the catalogue."""
+    blocks = [
+        "# sdxl-lightning-mcp",
+        "> An MCP server that gives agents pictures. The tool `generate_image` turns a prompt into "
+        "a JPEG that the agent can see and a file that the person can open.",
+        "Every picture carries the parameters that made it; the same parameters and seed make the "
+        "same picture again. Unknown fields and impossible values are refused with the cure.",
+    ]
+    for model in CATALOGUE.values():
+        blocks += [f"## {model.title}", model.summary, _fields_table(model)]
+        sizes = ", ".join(f"{width}x{height}" for width, height in model.sizes)
+        blocks.append(
+            f"Sizes that work best: {sizes}; at most {model.max_pixels:,} pixels. "
+            f"Weights: {model.checkpoint.name}, made for {model.checkpoint.steps} steps, "
+            f"{model.checkpoint.license}."
+        )
+    blocks += ["## Skill", f"- [SKILL.md]({SKILL.as_posix()}): how an agent should use the tool"]
+    return "\n\n".join(blocks) + "\n"
+
+
+def skill() -> str:
+    """The text of SKILL.md: in the wheel beside the package, in a checkout at its root."""
+    for root in (PACKAGE, PACKAGE.parents[1]):
+        if (path := root / SKILL).is_file():
+            return path.read_text("utf-8")
+    raise FileNotFoundError(f"{SKILL} is missing. Install the package again.")
+
+
+def _fields_table(model: Model) -> str:
+    schema = request_schema(model)
+    rows = ["| field | type | allowed | default | what it does |", "|---|---|---|---|---|"]
+    for name, field in schema["properties"].items():
+        if "minimum" in field:
+            grid = f", multiples of {field['multipleOf']}" if "multipleOf" in field else ""
+            allowed = f"{field['minimum']} to {field['maximum']}{grid}"
+        else:
+            allowed = f"up to {field['maxLength']:,} characters"
+        default = "required" if name in schema["required"] else field.get("default", "left out")
+        rows.append(
+            f"| {name} | {field['type']} | {allowed} | {default} | {field['description']} |"
+        )
+    return "\n".join(rows)

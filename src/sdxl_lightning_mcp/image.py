@@ -1,0 +1,138 @@
+"""JPEG files that carry the parameters that made them, and previews within a byte budget."""
+
+import contextlib
+import io
+import os
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+
+from sdxl_lightning_mcp.errors import StorageError
+from sdxl_lightning_mcp.request import Parameters
+
+QUALITY = 95
+GENERATOR = "sdxl-lightning-mcp"
+NAMESPACE = "urn:sdxl-lightning-mcp:1.0:"
+# https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model that was trained on samples.
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about=""'
+    ' xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+    ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    f' xmlns:sdxl="{NAMESPACE}"'
+    f' xmp:CreatorTool="{GENERATOR}"'
+    " xmp:CreateDate={date}"
+    f' Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"'
+    " sdxl:parameters={parameters}/>"
+    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A finished picture: its JPEG file's bytes and the parameters that made it."""
+
+    jpeg: bytes
+    parameters: Parameters
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the file, whole or not at all; an existing file of that name is replaced.
+
+        Raises:
+            StorageError: It cannot be written there; nothing is left behind.
+        """
+        target = Path(path)
+        part = target.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            with part.open("xb") as file:
+                file.write(self.jpeg)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise StorageError(
+                f"The picture cannot be written to {target}: {error.strerror or error}. "
+                "Name another folder with --output-dir or SDXL_LIGHTNING_OUTPUT_DIR."
+            ) from error
+        return target
+
+
+def encode(picture: Image.Image, parameters: Parameters, created: datetime) -> GeneratedImage:
+    """Encodes an RGB picture as JPEG, with its parameters in EXIF and XMP.
+
+    EXIF's UserComment has the widespread one-text form; XMP has the parameters as JSON, from
+    which `read_parameters` gets them back exactly, and the IPTC's digital source type.
+    """
+    exif = Image.Exif()
+    exif[Base.Software] = GENERATOR
+    exif[Base.DateTime] = created.strftime("%Y:%m:%d %H:%M:%S")
+    comment = b"UNICODE\0" + _as_text(parameters).encode("utf-16-be")
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = comment
+    xmp = _XMP.format(
+        date=quoteattr(created.isoformat(timespec="seconds")),
+        # The escapes keep line breaks, which XML would turn into spaces inside an attribute.
+        parameters=quoteattr(parameters.model_dump_json(), {"\n": "&#10;", "\t": "&#9;"}),
+    )
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=QUALITY, subsampling=0, exif=exif, xmp=xmp.encode("utf-8"))
+    return GeneratedImage(file.getvalue(), parameters)
+
+
+def read_parameters(path: str | os.PathLike[str]) -> Parameters:
+    """Reads back the parameters that made a picture.
+
+    Raises:
+        ValueError: The file carries none.
+    """
+    with Image.open(path) as picture:
+        packet = picture.info.get("xmp", b"<none/>")
+    for element in ElementTree.fromstring(packet).iter():
+        if found := element.get(f"{{{NAMESPACE}}}parameters"):
+            return Parameters.model_validate_json(found)
+    raise ValueError(f"{path} carries no parameters of {GENERATOR}")
+
+
+def preview(jpeg: bytes, budget: int) -> bytes:
+    """A JPEG of at most `budget` bytes that shows the same picture.
+
+    The file itself where it fits; else lower quality at full size; else a smaller picture.
+    """
+    if len(jpeg) <= budget:
+        return jpeg
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        picture = opened.convert("RGB")
+    while True:
+        for quality in (90, 82, 70):
+            file = io.BytesIO()
+            picture.save(file, "JPEG", quality=quality, optimize=True)
+            if file.tell() <= budget or picture.width * picture.height <= 64 * 64:
+                return file.getvalue()
+        picture = picture.resize(
+            (max(picture.width * 3 // 4, 1), max(picture.height * 3 // 4, 1)),
+            Image.Resampling.LANCZOS,
+        )
+
+
+def _as_text(parameters: Parameters) -> str:
+    """The parameters in the form that image browsers and web UIs read ("parameters")."""
+    lines = [parameters.prompt]
+    if parameters.negative_prompt:
+        lines.append(f"Negative prompt: {parameters.negative_prompt}")
+    lines.append(
+        f"Steps: {parameters.steps}, Sampler: Euler, Schedule type: SGM Uniform, "
+        f"CFG scale: {parameters.guidance:g}, Seed: {parameters.seed}, "
+        f"Size: {parameters.width}x{parameters.height}, Model: {parameters.checkpoint}, "
+        f"Version: {GENERATOR}"
+    )
+    return "\n".join(lines)

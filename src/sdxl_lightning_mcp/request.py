@@ -1,0 +1,266 @@
+"""From the wish to the facts: `GenerationRequest` -> `resolve` -> `Parameters`."""
+
+import difflib
+import math
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sdxl_lightning_mcp.catalogue import Model, Range
+from sdxl_lightning_mcp.errors import InvalidRequestError, Problem
+
+PROMPT_LIMIT = 2000
+SEED = Range(0, 2**32 - 1)
+
+
+def _no_bool(value: object) -> object:
+    # True is an int to Python; a caller who sends it means something else.
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted")
+    return value
+
+
+_NoBool = BeforeValidator(_no_bool)
+_Seed = Annotated[int, Field(ge=SEED.low, le=SEED.high), _NoBool]
+_Side = Annotated[int, Field(ge=256, le=2048, multiple_of=8), _NoBool]
+_Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False), _NoBool]
+_Steps = Annotated[int, Field(ge=1, le=100), _NoBool]
+
+
+class GenerationRequest(BaseModel):
+    """What a caller may say. `None`, or a field left out, means that the model decides.
+
+    Numbers may come as strings. The ranges here are those of the widest model; a model's own
+    limits narrow them (`read_request`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field(
+        min_length=1,
+        max_length=PROMPT_LIMIT,
+        pattern=r"\S",
+        description=(
+            "What to draw. Subject first, then place, light and style; about 60 words count, "
+            "the text encoders read 77 tokens."
+        ),
+    )
+    negative_prompt: str | None = Field(
+        default=None,
+        max_length=PROMPT_LIMIT,
+        description="What to keep out. Only has an effect with guidance above 1.",
+    )
+    seed: _Seed | None = Field(
+        default=None,
+        description="Same seed, same picture. Left out: a random one, named in the result.",
+    )
+    width: _Side | None = Field(default=None, description="Width in pixels.")
+    height: _Side | None = Field(default=None, description="Height in pixels.")
+    guidance: _Guidance | None = Field(
+        default=None,
+        description=(
+            "How strongly the prompt is pushed against the negative prompt. Few-step models are "
+            "made for 0; above 1 a step costs twice the time."
+        ),
+    )
+    steps: _Steps | None = Field(
+        default=None,
+        description="Denoising steps. The default is what the weights were made for.",
+    )
+
+
+class Parameters(BaseModel):
+    """What will be done, with nothing left open: a picture is a pure function of this.
+
+    An empty `negative_prompt` means none. `seed` is that of the noise; sizes are pixels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    checkpoint: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    guidance: float
+    steps: int
+
+
+def read_request(arguments: Mapping[str, Any], model: Model) -> GenerationRequest:
+    """Validates what came in from outside against the request's schema and the model's limits.
+
+    Raises:
+        InvalidRequestError: With every field that is wrong, what is allowed and what is nearest.
+    """
+    try:
+        request = GenerationRequest.model_validate(dict(arguments))
+    except ValidationError as error:
+        problems = {
+            problem.field: problem
+            for problem in (
+                _explain(str(detail["loc"][0]), detail["type"], detail["input"], model)
+                for detail in error.errors(include_url=False)
+            )
+        }
+        raise InvalidRequestError(*problems.values()) from None
+    limits = _limits(model)
+    values = request.model_dump(exclude_none=True)
+    problems = [
+        _explain(field, "range", values[field], model)
+        for field, allowed in limits.items()
+        if field in values and values[field] not in allowed
+    ]
+    if problems:
+        raise InvalidRequestError(*problems)
+    return request
+
+
+def resolve(request: GenerationRequest, model: Model) -> tuple[Parameters, tuple[str, ...]]:
+    """Decides everything that the request leaves open.
+
+    Returns:
+        The facts, and notes: what will be done otherwise than the caller may expect.
+
+    Raises:
+        InvalidRequestError: The picture would have more pixels than the model may draw.
+    """
+    parameters = Parameters(
+        model=model.slug,
+        checkpoint=model.checkpoint.name,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt or "",
+        seed=secrets.randbits(32) if request.seed is None else request.seed,
+        width=request.width or model.native_size,
+        height=request.height or model.native_size,
+        guidance=model.default_guidance if request.guidance is None else request.guidance,
+        steps=request.steps or model.default_steps,
+    )
+    _check_pixels(parameters, model)
+    return parameters, tuple(_notes(parameters, model))
+
+
+def request_schema(model: Model) -> dict[str, Any]:
+    """The request as a flat JSON schema with this model's limits and defaults.
+
+    Flat, because some hosts drop arguments whose schema is `anyOf` with null.
+    """
+    schema = GenerationRequest.model_json_schema()
+    limits = _limits(model)
+    defaults = {
+        "width": model.native_size,
+        "height": model.native_size,
+        "guidance": _tidy(model.default_guidance),
+        "steps": model.default_steps,
+    }
+    best = ", ".join(f"{width}x{height}" for width, height in model.sizes)
+    properties: dict[str, dict[str, Any]] = {}
+    for name, field in schema["properties"].items():
+        flat = {**field, **next(iter(field.get("anyOf", [{}])))}
+        for word in ("title", "default", "anyOf"):
+            flat.pop(word, None)
+        if name in limits:
+            flat["minimum"], flat["maximum"] = _tidy(limits[name].low), _tidy(limits[name].high)
+        if name in defaults:
+            flat["default"] = defaults[name]
+        if name in ("width", "height"):
+            flat["description"] += f" Best sizes: {best}."
+        properties[name] = flat
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": schema["required"],
+        "additionalProperties": False,
+    }
+
+
+def _limits(model: Model) -> dict[str, Range]:
+    return {
+        "seed": SEED,
+        "width": model.side,
+        "height": model.side,
+        "guidance": model.guidance,
+        "steps": model.steps,
+    }
+
+
+def _explain(field: str, kind: str, value: object, model: Model) -> Problem:
+    """Turns one validation error into what came, what is allowed and what is nearest."""
+    if kind == "extra_forbidden":
+        known = list(GenerationRequest.model_fields)
+        close = difflib.get_close_matches(field, known, n=1)
+        return Problem(field, "an unknown field", ", ".join(known), tuple(close))
+    if kind == "missing":
+        return Problem(field, "nothing", f"a text of 1 to {PROMPT_LIMIT:,} characters")
+    allowed = _limits(model).get(field)
+    if allowed is None:
+        least = 1 if field == "prompt" else 0
+        return Problem(field, _show(value), f"a text of {least} to {PROMPT_LIMIT:,} characters")
+    number = _as_number(value)
+    whole = field != "guidance"
+    nearest = () if number is None else allowed.nearest(round(number) if whole else number)
+    kind_word = "whole numbers, " if whole and allowed.multiple_of is None else ""
+    return Problem(
+        field, _show(value), f"{kind_word}{allowed}", tuple(str(_tidy(n)) for n in nearest)
+    )
+
+
+def _show(value: object) -> str:
+    if isinstance(value, str):
+        if not value.strip():
+            return "an empty text"
+        return repr(value) if len(value) <= 60 else f"a text of {len(value):,} characters"
+    if isinstance(value, int | float) or value is None:
+        return str(value)
+    return f"{type(value).__name__} {value!r}"[:80]
+
+
+def _as_number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _tidy(number: float) -> int | float:
+    return int(number) if number == int(number) else number
+
+
+def _check_pixels(parameters: Parameters, model: Model) -> None:
+    pixels = parameters.width * parameters.height
+    if pixels <= model.max_pixels:
+        return
+    grid = cast(int, model.side.multiple_of)
+    scale = math.sqrt(model.max_pixels / pixels)
+    low, high = int(model.side.low), int(model.side.high)
+    width = min(max(int(parameters.width * scale) // grid * grid, low), high)
+    height = min(max(int(parameters.height * scale) // grid * grid, low), high)
+    raise InvalidRequestError(
+        Problem(
+            "width x height",
+            f"{parameters.width}x{parameters.height}, {pixels:,} pixels",
+            f"at most {model.max_pixels:,} pixels",
+            (f"{width}x{height}",),
+        )
+    )
+
+
+def _notes(parameters: Parameters, model: Model) -> list[str]:
+    notes: list[str] = []
+    if parameters.negative_prompt and parameters.guidance <= 1:
+        notes.append(
+            f"The negative prompt has no effect at guidance {_tidy(parameters.guidance)}; "
+            "it needs guidance above 1."
+        )
+    if parameters.steps != model.checkpoint.steps:
+        notes.append(
+            f"These weights are made for {model.checkpoint.steps} steps; "
+            f"{parameters.steps} were asked for."
+        )
+    return notes

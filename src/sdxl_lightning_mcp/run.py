@@ -1,0 +1,201 @@
+"""One request on its way: `Run`, its `Status`, and the events that move it along."""
+
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from sdxl_lightning_mcp.errors import RunCanceledError, SdxlLightningError
+from sdxl_lightning_mcp.image import GeneratedImage
+from sdxl_lightning_mcp.request import Parameters
+
+
+class Status(StrEnum):
+    """Where a run stands. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The device's weights are open. `description` names device, data type and software."""
+
+    description: str
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Loading:
+    """The device is getting ready; `what` is being done now."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """The device cannot be made ready; `error` says why and what to do."""
+
+    error: SdxlLightningError
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The device has begun with this run."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """`step` denoising steps of this run are done."""
+
+    run_id: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The picture is there."""
+
+    run_id: str
+    image: GeneratedImage
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """This run ends without a picture."""
+
+    run_id: str
+    error: SdxlLightningError
+
+
+@dataclass(frozen=True)
+class Canceled:
+    """The device has let go of this run."""
+
+    run_id: str
+
+
+DeviceEvent = Loading | Ready | NotReady
+RunEvent = Admitted | Stepped | Finished | Failed | Canceled
+Event = DeviceEvent | RunEvent
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run's progress as a caller is told it: done of total, and a few words."""
+
+    done: float
+    total: float
+    message: str
+
+
+def new_run_id() -> str:
+    """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random; sorts by time."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = milliseconds << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 7 << 76
+    return str(uuid.UUID(int=value & ~(3 << 62) | 2 << 62))
+
+
+@dataclass(eq=False)
+class Run:
+    """One request on its way to a picture.
+
+    `notes` say what was done otherwise than asked. `path` is where the finished picture lies.
+    Only a runner changes a run; everyone else watches it.
+    """
+
+    parameters: Parameters
+    notes: list[str]
+    id: str = field(default_factory=new_run_id)
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    status: Status = Status.QUEUED
+    position: int = 0
+    step: int = 0
+    attempts: int = 0
+    message: str = "queued"
+    image: GeneratedImage | None = None
+    path: Path | None = None
+    error: SdxlLightningError | None = None
+    started: float | None = None
+    duration_ms: int = 0
+    _changed: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has come to its end, with a picture or without."""
+        return self.status in (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+
+    @property
+    def progress(self) -> Progress:
+        """The steps done, plus one for decoding and writing the picture."""
+        done = float(self.step) + (self.status is Status.SUCCEEDED)
+        return Progress(done, self.parameters.steps + 1.0, self.message)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The run as data: what was made, from what, where it lies, and how long it took."""
+        return {
+            "id": self.id,
+            "path": None if self.path is None else str(self.path),
+            **self.parameters.model_dump(),
+            "notes": self.notes,
+            "duration_ms": self.duration_ms,
+        }
+
+    def started_now(self) -> None:
+        """The device begins with the run: its clock starts."""
+        self.status, self.position, self.started = Status.RUNNING, 0, time.perf_counter()
+        self.step, self.message = 0, "reading the prompt"
+        self.changed()
+
+    def ended(self, status: Status, error: SdxlLightningError | None = None) -> None:
+        """The run has come to its end."""
+        if self.started is not None:
+            self.duration_ms = round((time.perf_counter() - self.started) * 1000)
+        self.status, self.error, self.message = status, error, str(status)
+        self.changed()
+
+    def changed(self) -> None:
+        """Wakes everyone who watches."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def updates(self) -> AsyncIterator[Progress]:
+        """The run's progress now and after every change, until the run has ended.
+
+        Changes that follow each other faster than the watcher reads are told as one.
+        """
+        while True:
+            changed = self._changed
+            yield self.progress
+            if self.done:
+                return
+            await changed.wait()
+
+    async def finished(self) -> Path:
+        """Waits for the end and returns where the picture lies.
+
+        Raises:
+            SdxlLightningError: Why there is no picture.
+        """
+        async for _ in self.updates():
+            pass
+        if self.error is not None:
+            raise self.error
+        if self.path is None:
+            raise RunCanceledError("The run was canceled.")
+        return self.path

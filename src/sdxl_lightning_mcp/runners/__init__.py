@@ -1,0 +1,1 @@
+"""Where runs are carried out; a new place is one new file."""

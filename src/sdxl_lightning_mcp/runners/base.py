@@ -1,0 +1,38 @@
+"""The seam: a `Runner` carries out runs, wherever that is."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from sdxl_lightning_mcp.request import Parameters
+from sdxl_lightning_mcp.run import Run
+
+
+@dataclass(frozen=True)
+class RunnerStatus:
+    """What a runner is doing: `state` in a few words, the device, and how many runs it holds."""
+
+    state: str
+    device: str | None
+    waiting: int
+    running: int
+
+
+class Runner(ABC):
+    """Carries out runs: `submit` one, watch it by its `updates`, `cancel` it."""
+
+    @abstractmethod
+    async def submit(self, parameters: Parameters, notes: tuple[str, ...] = ()) -> Run:
+        """Takes a run in and returns at once; the run tells how it goes on.
+
+        Raises:
+            QueueFullError: As many runs as may wait are waiting already.
+            StorageError: Its picture could not be written; nothing was begun.
+        """
+
+    @abstractmethod
+    async def cancel(self, run: Run) -> None:
+        """Stops a run: at once where it waits, at the next step where it is under way."""
+
+    @abstractmethod
+    def status(self) -> RunnerStatus:
+        """What the runner is doing now."""

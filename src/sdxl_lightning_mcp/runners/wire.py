@@ -1,0 +1,65 @@
+"""What a runner and its worker say to each other over a pipe.
+
+Frames of four bytes of length and a pickled message. Both ends are the same installation of this
+package, one the child of the other, so pickle is safe here and carries pictures as they are.
+"""
+
+import pickle
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import ByteReceiveStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from sdxl_lightning_mcp.catalogue import Model
+from sdxl_lightning_mcp.request import Parameters
+from sdxl_lightning_mcp.run import Event
+
+LENGTH = struct.Struct(">I")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The first message to a worker: what it shall serve, and how."""
+
+    model: Model
+    device: str
+    max_batch: int
+    log_level: str
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Take this run in."""
+
+    run_id: str
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Let go of this run."""
+
+    run_id: str
+
+
+Order = Assignment | Submit | Cancel
+
+
+def frame(message: Order | Event) -> bytes:
+    """A message as it goes over the pipe."""
+    body = pickle.dumps(message)
+    return LENGTH.pack(len(body)) + body
+
+
+async def read_events(stream: ByteReceiveStream) -> AsyncIterator[Event]:
+    """What the worker says, until its pipe ends."""
+    buffered = BufferedByteReceiveStream(stream)
+    try:
+        while True:
+            (length,) = LENGTH.unpack(await buffered.receive_exactly(LENGTH.size))
+            yield pickle.loads(await buffered.receive_exactly(length))
+    except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError):
+        return

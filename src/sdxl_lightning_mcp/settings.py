@@ -1,0 +1,79 @@
+"""What the environment and the flags say; the only reader of the environment."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sdxl_lightning_mcp.errors import SettingsError
+
+PREFIX = "SDXL_LIGHTNING_"
+
+
+class Settings(BaseModel):
+    """All settings; each is an environment variable SDXL_LIGHTNING_NAME, and a flag wins."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field("mini", description="The model to serve.")
+    output_dir: Path | None = Field(
+        None, description="Where pictures go; your pictures folder's sdxl-lightning by default."
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        "auto", description="Where to run; auto takes the fastest that is there."
+    )
+    preview_bytes: int = Field(
+        100_000,
+        ge=2_000,
+        le=700_000,
+        description="The most bytes of the JPEG a tool result carries; the file is always whole.",
+    )
+    max_queue: int = Field(32, ge=1, le=10_000, description="How many runs may wait.")
+    max_batch: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description=(
+            "How many runs share one UNet call. With 1 a picture is bitwise repeatable; with more "
+            "it is so up to rounding."
+        ),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="How much is logged, on stderr."
+    )
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None, **flags: object) -> "Settings":
+        """Reads the settings; `flags` that are not None win over the environment.
+
+        Raises:
+            SettingsError: A variable of ours that does not exist, or an impossible value.
+        """
+        found = os.environ if environment is None else environment
+        values: dict[str, object] = {
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in found.items()
+            if name.startswith(PREFIX) and value != ""
+        }
+        values |= {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [
+                _explain(str(problem["loc"][0]), problem["msg"], problem["input"])
+                for problem in error.errors(include_url=False)
+            ]
+            raise SettingsError("\n".join(lines)) from None
+
+
+def _explain(name: str, message: str, value: object) -> str:
+    variable = PREFIX + name.upper()
+    if name in Settings.model_fields:
+        return f"{variable} (or its flag): got {value!r}; {message[0].lower()}{message[1:]}."
+    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    cure = f" Did you mean {PREFIX}{close[0].upper()}?" if close else ""
+    known = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)
+    return f"{variable} is no setting.{cure} There are: {known}."
