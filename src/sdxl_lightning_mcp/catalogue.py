@@ -98,7 +98,28 @@ MINI = Model(
         steps=4,
         prediction_type="sample",
         license="Apache-2.0",
-        files=(),
+        files=(
+            WeightFile(
+                "text_encoder/model.safetensors",
+                502_808,
+                "6e5d74a18b0bd31fba177181ad0da1a7ab4dffc768ea4c6c850a9586d8bead72",
+            ),
+            WeightFile(
+                "text_encoder_2/model.safetensors",
+                521_728,
+                "fcb8f75aa2089a4d356c17bdbe4333761ff1c0fac90b851c8713f58fadec7ddb",
+            ),
+            WeightFile(
+                "unet/diffusion_pytorch_model.safetensors",
+                10_780_704,
+                "e9f9c88d5efafeb68367b820b889bbbc6a91cf4ca159ff3d258db09c47f0dba8",
+            ),
+            WeightFile(
+                "vae/diffusion_pytorch_model.safetensors",
+                2_319_422,
+                "db672e435d8a82afbd9893e7e90d6fa87b1a85c073a93d01a4aad6b64409dc3f",
+            ),
+        ),
     ),
 )
 

@@ -1,6 +1,5 @@
 """Encode, denoise, decode: held against diffusers' own pipeline on the same weights."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -79,12 +79,18 @@ class LocalRunner(Runner):
     ) -> AsyncGenerator["LocalRunner"]:
         """Starts loading in the background and yields the runner; ends the worker on leaving."""
         runner = cls(Assignment(model, device, max_batch, log_level), store, max_queue)
+        raised: Exception | None = None
         async with runner._tasks as tasks:
             tasks.start_soon(runner._supervise)
             try:
                 yield runner
+            except Exception as error:
+                # Raised again below, as it is: a task group would wrap it into an exception group.
+                raised = error
             finally:
                 tasks.cancel_scope.cancel()
+        if raised is not None:
+            raise raised
 
     async def submit(self, parameters: Parameters, notes: tuple[str, ...] = ()) -> Run:
         """Takes a run in. Raises QueueFullError or StorageError, and then nothing was begun."""
@@ -129,9 +135,15 @@ class LocalRunner(Runner):
         """Runs one worker from start to end; returns whether it ever got ready."""
         command = [sys.executable, "-P", "-m", "sdxl_lightning_mcp.runners.worker"]
         self._state, self._capacity, self._refused, ready = "starting", 0, False, False
-        process = await anyio.open_process(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None
-        )
+        try:
+            # Shielded: a cancellation between the fork and our hold on it would leave an orphan.
+            with anyio.CancelScope(shield=True):
+                process = await anyio.open_process(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None
+                )
+        except OSError as error:
+            await self._handle(NotReady(RunFailedError(f"No worker can be started: {error}")))
+            return False
         try:
             self._process = process
             await self._send(self._assignment)

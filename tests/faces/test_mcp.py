@@ -1,0 +1,202 @@
+"""The MCP face, through the SDK's own client."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import anyio
+import pytest
+from mcp import Client, MCPError
+from PIL import Image
+from support import PATIENCE, ROOT, mini_runner
+
+from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.faces import mcp as face
+from sdxl_lightning_mcp.image import read_parameters
+from sdxl_lightning_mcp.request import request_schema
+
+pytestmark = pytest.mark.anyio
+
+SMALL = {"prompt": "a red circle on a blue background", "width": 512, "height": 512, "seed": 7}
+ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"])
+
+
+async def test_the_one_tool_takes_exactly_the_request(tmp_path: Path) -> None:
+    async with mini_runner(tmp_path) as runner:
+        async with Client(face.build(runner, MINI, 100_000)) as client:
+            (tool,) = (await client.list_tools()).tools
+    assert tool.name == "generate_image"
+    assert tool.input_schema == request_schema(MINI)
+    assert tool.output_schema is None
+    # Claude Code cuts descriptions at 2 kB.
+    assert len(tool.description or "") < 2048
+    assert tool.annotations is not None
+    assert tool.annotations.destructive_hint is False
+
+
+@ERAS
+async def test_an_agent_sees_the_picture_and_the_person_can_open_it(
+    tmp_path: Path, mode: Any
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            async with Client(face.build(runner, MINI, 100_000), mode=mode) as client:
+                result = await client.call_tool(
+                    "generate_image", {"prompt": "a city at night", "seed": "7"}
+                )
+    picture, text, link = result.content
+    assert not result.is_error
+    assert result.structured_content is None
+    assert len(result.model_dump_json(by_alias=True)) < 150_000
+
+    shown = base64.b64decode(picture.data)
+    assert picture.mime_type == "image/jpeg"
+    assert len(shown) <= 100_000
+    with Image.open(io.BytesIO(shown)) as opened:
+        assert opened.size == (1024, 1024)
+
+    path = Path(unquote(urlparse(link.uri).path))
+    facts = result.meta["sdxl-lightning-mcp/run"]
+    assert text.text.splitlines() == [
+        str(path),
+        f"1024x1024, seed 7, steps 4, guidance 0, model mini, {facts['duration_ms'] / 1000:.2f} s",
+    ]
+    assert link.size == path.stat().st_size
+    with Image.open(path) as opened:
+        assert (opened.format, opened.size) == ("JPEG", (1024, 1024))
+    made_from = read_parameters(path).model_dump()
+    assert facts == {
+        "id": facts["id"],
+        "path": str(path),
+        **made_from,
+        "notes": [],
+        "duration_ms": facts["duration_ms"],
+    }
+    assert (made_from["prompt"], made_from["seed"]) == ("a city at night", 7)
+
+
+@ERAS
+async def test_progress_only_grows_and_tells_every_step(tmp_path: Path, mode: Any) -> None:
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def listen(done: float, total: float | None, message: str | None) -> None:
+        told.append((done, total, message))
+
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            async with Client(face.build(runner, MINI, 100_000), mode=mode) as client:
+                await client.call_tool("generate_image", SMALL, progress_callback=listen)
+    amounts = [done for done, _, _ in told]
+    assert amounts == sorted(set(amounts))
+    assert {total for _, total, _ in told} == {5.0}
+    messages = [message for _, _, message in told]
+    assert any((message or "").startswith("loading") for message in messages)
+    assert "step 4 of 4" in messages
+
+
+async def test_notes_are_said(tmp_path: Path) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            async with Client(face.build(runner, MINI, 100_000)) as client:
+                result = await client.call_tool(
+                    "generate_image",
+                    {
+                        **SMALL,
+                        "negative_prompt": "snow",
+                        "steps": 1,
+                        "prompt": "a city " + "at night " * 80,
+                    },
+                )
+    notes = [line for line in result.content[1].text.splitlines() if line.startswith("Note: ")]
+    assert len(notes) == 3
+    assert "negative prompt has no effect" in notes[0]
+    assert "made for 4 steps; 1 were asked for" in notes[1]
+    assert "cut after 77 tokens" in notes[2]
+
+
+@ERAS
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "x", "width": 1001}, "width"),
+        ({"prompt": "x", "width": 2048, "height": 2048}, "width x height"),
+        ({"prompt": "x", "colour": "red"}, "colour"),
+        ({"prompt": "x", "guidance": "NaN"}, "guidance"),
+    ],
+)
+async def test_bad_input_is_a_tool_error_with_the_cure_and_begins_nothing(
+    tmp_path: Path, mode: Any, arguments: dict[str, Any], field: str
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            async with Client(face.build(runner, MINI, 100_000), mode=mode) as client:
+                result = await client.call_tool("generate_image", arguments)
+            assert (runner.status().waiting, runner.status().running) == (0, 0)
+    assert result.is_error
+    (text,) = result.content
+    assert text.text.startswith(f"{field}: got ")
+    assert "; allowed: " in text.text
+
+
+@ERAS
+async def test_a_call_that_the_client_gives_up_stops_the_run(tmp_path: Path, mode: Any) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            async with Client(face.build(runner, MINI, 100_000), mode=mode) as client:
+                with anyio.CancelScope() as call:
+
+                    async def give_up(_: float, __: float | None, message: str | None) -> None:
+                        if message == "step 1 of 12":
+                            call.cancel()
+
+                    await client.call_tool(
+                        "generate_image",
+                        {"prompt": "x", "steps": 12, "width": 1536, "height": 1024},
+                        progress_callback=give_up,
+                    )
+                assert call.cancelled_caught
+                following = await client.call_tool("generate_image", SMALL)
+            assert (runner.status().waiting, runner.status().running) == (0, 0)
+    assert not following.is_error
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+async def test_a_full_queue_is_a_tool_error(tmp_path: Path) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path, max_queue=1) as runner:
+            async with Client(face.build(runner, MINI, 100_000)) as client:
+                results = []
+
+                async def call() -> None:
+                    results.append(await client.call_tool("generate_image", SMALL))
+
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(2):
+                        tasks.start_soon(call)
+    assert sorted(bool(result.is_error) for result in results) == [False, True]
+    (refused,) = (result for result in results if result.is_error)
+    assert "runs are waiting, the most allowed" in refused.content[0].text
+
+
+async def test_the_spec_the_llms_txt_and_the_skill_can_be_read(tmp_path: Path) -> None:
+    async with mini_runner(tmp_path) as runner:
+        async with Client(face.build(runner, MINI, 100_000)) as client:
+            assert "skill://sdxl-lightning/SKILL.md" in (client.instructions or "")
+            texts = {
+                resource.uri: (await client.read_resource(resource.uri)).contents[0].text
+                for resource in (await client.list_resources()).resources
+            }
+            with pytest.raises(MCPError, match="Unknown resource"):
+                await client.read_resource("sdxl-lightning://nothing")
+            with pytest.raises(MCPError, match="Unknown tool: draw; there is: generate_image"):
+                await client.call_tool("draw", {})
+    spec = json.loads(texts["sdxl-lightning://models/mini"])
+    assert spec["input"] == request_schema(MINI)
+    assert spec["checkpoint"]["name"] == MINI.checkpoint.name
+    assert texts["sdxl-lightning://llms.txt"] == (ROOT / "llms.txt").read_text("utf-8")
+    skill = ROOT / "skills" / "sdxl-lightning" / "SKILL.md"
+    assert texts["skill://sdxl-lightning/SKILL.md"] == skill.read_text("utf-8")

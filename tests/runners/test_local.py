@@ -1,0 +1,207 @@
+"""Runs on this machine, through a real worker process."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+from support import PATIENCE, mini_runner
+
+from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.errors import (
+    QueueFullError,
+    RunCanceledError,
+    RunFailedError,
+    SettingsError,
+    StorageError,
+    WeightsError,
+)
+from sdxl_lightning_mcp.image import read_parameters
+from sdxl_lightning_mcp.request import Parameters
+from sdxl_lightning_mcp.run import Run, Status
+from sdxl_lightning_mcp.runners.local import LocalRunner
+from sdxl_lightning_mcp.store import Store
+
+pytestmark = pytest.mark.anyio
+
+
+def workers() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+async def until(run: Run, reached: Callable[[], bool]) -> None:
+    async for _ in run.updates():
+        if reached():
+            return
+
+
+async def until_step(run: Run, step: int) -> None:
+    await until(run, lambda: run.step >= step)
+
+
+async def test_a_run_tells_how_it_goes_and_ends_in_a_file(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            run = await runner.submit(parameters, ("a note",))
+            assert run.status is Status.QUEUED
+            messages = [progress.message async for progress in run.updates()]
+            path = await run.finished()
+    assert messages[0] == "starting"
+    assert messages[-2:] == ["step 4 of 4", "succeeded"]
+    assert run.status is Status.SUCCEEDED
+    assert run.notes == ["a note"]
+    assert path.parent == tmp_path
+    assert run.id in path.name
+    assert read_parameters(path) == parameters
+
+
+async def test_the_event_loop_goes_on_while_the_model_loads(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    ticks = 0
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            run = await runner.submit(parameters)
+            while run.status != Status.RUNNING:
+                await anyio.lowlevel.checkpoint()
+                ticks += 1
+            await run.finished()
+    assert ticks > 1000
+
+
+async def test_the_worker_is_gone_when_the_runner_is_left(tmp_path: Path) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path):
+            while not workers():
+                await anyio.lowlevel.checkpoint()
+            (worker,) = workers()
+    assert not worker.is_running()
+
+
+async def test_a_worker_killed_in_mid_run_is_replaced_and_the_run_begun_anew(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            run = await runner.submit(parameters.model_copy(update={"steps": 12}))
+            waiting = await runner.submit(parameters)
+            await until_step(run, 1)
+            (worker,) = workers()
+            os.kill(worker.pid, signal.SIGKILL)
+            path = await run.finished()
+            await waiting.finished()
+            (replacement,) = workers()
+    assert replacement.pid != worker.pid
+    assert path.exists()
+    assert run.attempts == 2
+    assert run.notes == ["The worker process died under this run; it was begun anew."]
+    assert waiting.notes == []
+
+
+async def test_a_run_under_which_the_worker_dies_twice_fails_and_the_next_goes_on(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            run = await runner.submit(parameters.model_copy(update={"steps": 12}))
+            for _ in range(2):
+                await until_step(run, 1)
+                (worker,) = workers()
+                os.kill(worker.pid, signal.SIGKILL)
+                await until(run, lambda: run.done or run.status is Status.QUEUED)
+            with pytest.raises(RunFailedError, match=r"worker process died \(signal 9\)"):
+                await run.finished()
+            following = await runner.submit(parameters)
+            await following.finished()
+    assert run.status is Status.FAILED
+    assert following.status is Status.SUCCEEDED
+
+
+async def test_a_canceled_run_ends_and_frees_the_device_for_the_next(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            long = await runner.submit(parameters.model_copy(update={"steps": 12, "width": 1536}))
+            queued = await runner.submit(parameters)
+            following = await runner.submit(parameters)
+            await until_step(long, 1)
+            await runner.cancel(queued)
+            await runner.cancel(long)
+            stopped_at = long.step
+            await following.finished()
+            for run in (long, queued):
+                with pytest.raises(RunCanceledError):
+                    await run.finished()
+    assert stopped_at < 12
+    assert (long.status, queued.status) == (Status.CANCELED, Status.CANCELED)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+async def test_a_full_queue_says_so_and_loses_nothing(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path, max_queue=2) as runner:
+            runs = [await runner.submit(parameters) for _ in range(2)]
+            with pytest.raises(QueueFullError, match="2 runs are waiting, the most allowed"):
+                await runner.submit(parameters)
+            for run in runs:
+                await run.finished()
+            await (await runner.submit(parameters)).finished()
+
+
+async def test_the_queue_tells_its_positions(tmp_path: Path, parameters: Parameters) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            runs = [await runner.submit(parameters) for _ in range(3)]
+            assert [run.position for run in runs] == [1, 2, 3]
+            assert runner.status().waiting == 3
+            for run in runs:
+                await run.finished()
+            assert runner.status().state == "ready"
+            assert "float" in (runner.status().device or "")
+
+
+async def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_begun(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path / "file" / "folder") as runner:
+            with pytest.raises(StorageError, match="cannot be written: Not a directory"):
+                await runner.submit(parameters)
+            assert runner.status().waiting == 0
+
+
+async def test_weights_that_are_not_right_fail_the_run_with_the_reason(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    from dataclasses import replace
+
+    missing = replace(MINI, checkpoint=replace(MINI.checkpoint, folder=tmp_path / "nowhere"))
+    with anyio.fail_after(PATIENCE):
+        async with LocalRunner.open(missing, Store(tmp_path), device="cpu") as runner:
+            for _ in range(2):
+                run = await runner.submit(parameters)
+                with pytest.raises(WeightsError, match=r"nowhere.* is missing"):
+                    await run.finished()
+
+
+async def test_a_device_that_is_not_here_fails_the_run_with_those_that_are(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    import torch
+
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has the device")
+    with anyio.fail_after(PATIENCE):
+        async with LocalRunner.open(MINI, Store(tmp_path), device="mps") as runner:
+            run = await runner.submit(parameters)
+            with pytest.raises(SettingsError, match=r"got 'mps'.*here is: .*cpu"):
+                await run.finished()

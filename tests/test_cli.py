@@ -1,0 +1,138 @@
+"""The command line."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sdxl_lightning_mcp.image import read_parameters
+
+SMALL = ("--width", "512", "--height", "512")
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sdxl_lightning_mcp", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_generate_prints_the_path_of_the_picture_and_nothing_else(tmp_path: Path) -> None:
+    ended = command(
+        "generate", "the sea", *SMALL, "--seed", "7", "--steps", "2", "--output-dir", str(tmp_path)
+    )
+    assert ended.returncode == 0, ended.stderr
+    path = Path(ended.stdout.removesuffix("\n"))
+    with Image.open(path) as opened:
+        assert opened.size == (512, 512)
+    assert path.parent == tmp_path
+    assert read_parameters(path).seed == 7
+    assert "Note: These weights are made for 4 steps; 2 were asked for." in ended.stderr
+
+
+def test_generate_with_json_prints_one_object_of_facts(tmp_path: Path) -> None:
+    ended = command(
+        "--output-dir", str(tmp_path), "generate", "the sea", *SMALL, "--guidance", "2", "--json"
+    )
+    assert ended.returncode == 0, ended.stderr
+    facts = json.loads(ended.stdout)
+    assert Path(facts["path"]).exists()
+    wanted = ("width", "height", "steps", "guidance", "model", "notes")
+    assert {name: facts[name] for name in wanted} == {
+        "width": 512,
+        "height": 512,
+        "steps": 4,
+        "guidance": 2.0,
+        "model": "mini",
+        "notes": [],
+    }
+    assert facts["seed"] == read_parameters(facts["path"]).seed
+    assert facts["duration_ms"] > 0
+
+
+def test_on_a_terminal_a_bar_shows_the_steps(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    generate = ("-m", "sdxl_lightning_mcp", "generate", "the sea", *SMALL)
+    with subprocess.Popen(
+        [sys.executable, *generate, "--output-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # Linux says so when the other end is closed
+            pass
+        os.close(ours)
+        assert process.stdout is not None
+        path = process.stdout.read().decode().strip()
+    assert Path(path).exists()
+    assert b"loading" in shown
+    assert b"step" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("generate", "x", "--width", "1001"), 2, "width: got '1001'; allowed: multiples of 8"),
+        (("generate", "x", "--seed", "-1"), 2, "seed: got '-1'"),
+        (("generate", ""), 2, "prompt: got an empty text"),
+        (("generate", "x", "--model", "minni"), 1, "this version has: mini. Did you mean mini?"),
+        (("--model", "nothing"), 1, "this version has: mini."),
+        (("generate", "x", "--output-dir", "/dev/null/a"), 1, "cannot be written"),
+        (("generate",), 2, "required: prompt"),
+        (("draw",), 2, "invalid choice"),
+    ],
+)
+def test_what_cannot_be_done_is_said_on_stderr_with_an_exit_code(
+    arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    ended = command(*arguments)
+    assert ended.returncode == code
+    assert message in ended.stderr
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+
+
+def test_models_lists_the_catalogue() -> None:
+    ended = command("models")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("mini  1024x1024, 1")
+    assert "steps 4 (1 to 12), guidance 0 (0 to 10), Apache-2.0" in ended.stdout
+
+
+def test_doctor_tries_every_part_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    ended = command("doctor", "--output-dir", str(tmp_path))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [line.split(":")[0] for line in ended.stdout.splitlines()] == [
+        "ok       software",
+        "ok       model",
+        "ok       folder",
+        "ok       picture",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_names_what_is_missing_and_the_cure() -> None:
+    ended = command("doctor", "--output-dir", "/dev/null/a")
+    assert ended.returncode == 1
+    assert "missing  folder: The folder /dev/null/a cannot be written" in ended.stdout
+    assert "--output-dir" in ended.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    import sdxl_lightning_mcp
+
+    assert command("--version").stdout.strip() == sdxl_lightning_mcp.__version__

@@ -1,0 +1,45 @@
+"""The library in three lines."""
+
+from pathlib import Path
+
+import pytest
+
+import sdxl_lightning_mcp as sdxl
+from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.engine.engine import Engine
+from sdxl_lightning_mcp.engine.sdxl import Sdxl
+
+
+def test_load_call_and_save(tmp_path: Path) -> None:
+    mini = sdxl.load("mini", device="cpu")
+    image = mini("a lighthouse in a storm", seed=7, width=512, height=512)
+    path = image.save(tmp_path / "lighthouse.jpg")
+    assert sdxl.read_parameters(path) == image.parameters
+    assert image.parameters.seed == 7
+
+
+def test_a_wrong_field_is_refused_before_the_device_is_asked(mini: Sdxl) -> None:
+    with pytest.raises(sdxl.InvalidRequestError, match="width: got 1001"):
+        sdxl.LoadedModel(MINI, Engine(mini))("x", width=1001)
+
+
+def test_an_unknown_model_is_refused_before_torch_is_loaded() -> None:
+    with pytest.raises(sdxl.UnknownModelError, match="this version has: mini"):
+        sdxl.load("midi")
+
+
+def test_a_picture_can_be_made_again_from_its_file(mini: Sdxl, tmp_path: Path) -> None:
+    model = sdxl.LoadedModel(MINI, Engine(mini))
+    first = model("the sea at sunset", width=512, height=512)
+    found = sdxl.read_parameters(first.save(tmp_path / "a.jpg"))
+    wish = found.model_dump(exclude={"model", "checkpoint"})
+    again = model(**wish)
+    assert again.parameters == first.parameters
+    assert again.jpeg[-10_000:] == first.jpeg[-10_000:]
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(mini: Sdxl, tmp_path: Path) -> None:
+    image = sdxl.LoadedModel(MINI, Engine(mini))("the sea", width=256, height=256, steps=1)
+    with pytest.raises(sdxl.StorageError, match="No such file or directory"):
+        image.save(tmp_path / "nowhere" / "a.jpg")
+    assert list(tmp_path.iterdir()) == []

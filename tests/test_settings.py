@@ -1,0 +1,51 @@
+"""What the environment and the flags say."""
+
+from pathlib import Path
+
+import pytest
+
+from sdxl_lightning_mcp.errors import SettingsError
+from sdxl_lightning_mcp.settings import Settings
+
+
+def test_without_an_environment_every_setting_has_its_default() -> None:
+    assert Settings.load({"PATH": "/bin"}) == Settings()
+
+
+def test_each_setting_is_read_from_its_variable() -> None:
+    settings = Settings.load(
+        {
+            "SDXL_LIGHTNING_MODEL": "mini",
+            "SDXL_LIGHTNING_OUTPUT_DIR": "/pictures",
+            "SDXL_LIGHTNING_DEVICE": "cpu",
+            "SDXL_LIGHTNING_PREVIEW_BYTES": "50000",
+            "SDXL_LIGHTNING_MAX_QUEUE": "3",
+            "SDXL_LIGHTNING_MAX_BATCH": "2",
+            "SDXL_LIGHTNING_LOG_LEVEL": "debug",
+        }
+    )
+    assert settings == Settings(
+        model="mini",
+        output_dir=Path("/pictures"),
+        device="cpu",
+        preview_bytes=50_000,
+        max_queue=3,
+        max_batch=2,
+        log_level="debug",
+    )
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    environment = {"SDXL_LIGHTNING_OUTPUT_DIR": "/a", "SDXL_LIGHTNING_MODEL": "mini"}
+    settings = Settings.load(environment, output_dir="/b", model=None)
+    assert (settings.output_dir, settings.model) == (Path("/b"), "mini")
+
+
+def test_a_variable_of_ours_that_does_not_exist_is_refused_with_the_one_that_may_be_meant() -> None:
+    with pytest.raises(SettingsError, match=r"Did you mean SDXL_LIGHTNING_MODEL\?"):
+        Settings.load({"SDXL_LIGHTNING_MODLE": "mini"})
+
+
+def test_an_impossible_value_is_refused_with_its_name() -> None:
+    with pytest.raises(SettingsError, match=r"SDXL_LIGHTNING_MAX_QUEUE .*got 'many'"):
+        Settings.load({"SDXL_LIGHTNING_MAX_QUEUE": "many"})
