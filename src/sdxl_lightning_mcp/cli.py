@@ -10,7 +10,12 @@ from typing import NoReturn
 import anyio
 
 from sdxl_lightning_mcp.catalogue import CATALOGUE, find
-from sdxl_lightning_mcp.errors import InvalidRequestError, SdxlLightningError, SettingsError
+from sdxl_lightning_mcp.errors import (
+    InvalidRequestError,
+    SdxlLightningError,
+    SettingsError,
+    UnknownModelError,
+)
 from sdxl_lightning_mcp.request import GenerationRequest, read_request, resolve
 from sdxl_lightning_mcp.run import Run
 from sdxl_lightning_mcp.settings import Settings
@@ -23,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parsed = _parser().parse_args(arguments)
     try:
         parsed.command(parsed)
-    except (InvalidRequestError, SettingsError) as error:
+    except (InvalidRequestError, SettingsError, UnknownModelError) as error:
         _complain(error)
         sys.exit(MISUSED)
     except SdxlLightningError as error:

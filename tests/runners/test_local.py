@@ -179,6 +179,23 @@ async def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_beg
             assert runner.status().waiting == 0
 
 
+async def test_a_folder_lost_in_mid_run_fails_that_run_and_the_next_goes_on(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    folder = tmp_path / "pictures"
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(folder) as runner:
+            run = await runner.submit(parameters)
+            await until_step(run, 1)
+            folder.rmdir()
+            folder.write_text("in the way")
+            with pytest.raises(StorageError, match="cannot be written"):
+                await run.finished()
+            folder.unlink()
+            await (await runner.submit(parameters)).finished()
+    assert run.status is Status.FAILED
+
+
 async def test_weights_that_are_not_right_fail_the_run_with_the_reason(
     tmp_path: Path, parameters: Parameters
 ) -> None:

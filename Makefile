@@ -1,0 +1,36 @@
+# A newcomer's two commands are `make demo` and `make test`; each sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench docs clean
+
+demo: .venv/installed ## make a picture from a prompt and say where it is
+	@$(BIN)/sdxl-lightning-mcp generate "a cyberpunk city street at night, neon signs glowing" \
+		--seed 7 --output-dir pictures
+
+test: lint ## everything that must hold before a commit
+	$(BIN)/pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+bench: .venv/installed-dev ## measure what the README claims, on this machine
+	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
+
+docs: .venv/installed-dev ## write the generated pages anew
+	$(BIN)/python scripts/write_docs.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,31 @@
+"""What an MCP client does: start the server, call its tool, keep the preview."""
+
+import base64
+import sys
+
+import anyio
+from mcp import Client, StdioServerParameters
+
+SERVER = StdioServerParameters(command=sys.executable, args=["-m", "sdxl_lightning_mcp"])
+
+
+async def main() -> None:
+    """Draws one picture and tells how far it is on the way."""
+
+    async def tell(done: float, total: float | None, message: str | None) -> None:
+        print(f"{done:.0f} of {total:.0f}: {message}")
+
+    async with Client(SERVER) as client:
+        result = await client.call_tool(
+            "generate_image",
+            {"prompt": "a starry night over the mountains", "seed": 7},
+            progress_callback=tell,
+        )
+    preview, text, link = result.content
+    with open("preview.jpg", "wb") as file:
+        file.write(base64.b64decode(preview.data))
+    print(text.text)
+    print(link.uri)
+
+
+anyio.run(main)
