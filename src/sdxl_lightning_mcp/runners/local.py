@@ -102,7 +102,9 @@ class LocalRunner(Runner):
         run = Run(parameters, [*notes])
         self._waiting.append(run)
         self._wanted.set()
-        await self._dispatch()
+        # Shielded: a caller that gives up here would leave a run that nobody can cancel.
+        with anyio.CancelScope(shield=True):
+            await self._dispatch()
         return run
 
     async def cancel(self, run: Run) -> None:
@@ -112,7 +114,7 @@ class LocalRunner(Runner):
         if run in self._waiting:
             self._waiting.remove(run)
             self._number_the_queue()
-        else:
+        elif run.id in self._running:
             await self._send(Cancel(run.id))
         self._end(run, Status.CANCELED, RunCanceledError("The run was canceled."))
 
@@ -138,16 +140,17 @@ class LocalRunner(Runner):
         try:
             # Shielded: a cancellation between the fork and our hold on it would leave an orphan.
             with anyio.CancelScope(shield=True):
-                process = await anyio.open_process(
+                self._process = await anyio.open_process(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None
                 )
         except OSError as error:
             await self._handle(NotReady(RunFailedError(f"No worker can be started: {error}")))
             return False
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
         try:
-            self._process = process
             await self._send(self._assignment)
-            assert process.stdout is not None
             async for event in read_events(process.stdout):
                 ready = ready or isinstance(event, Ready)
                 await self._handle(event)
@@ -242,6 +245,9 @@ class LocalRunner(Runner):
         except StorageError as error:
             self._end(run, Status.FAILED, error)
             return
+        if run.done:  # canceled while the disk was waited for
+            path.unlink(missing_ok=True)
+            return
         run.notes += finished.notes
         if self.store.note:
             run.notes.append(self.store.note)
@@ -269,7 +275,8 @@ class LocalRunner(Runner):
         """Tells everyone who waits what they wait for."""
         ahead = len(self._running)
         for position, run in enumerate(self._waiting, start=1):
-            message = f"queued, {position + ahead - 1} ahead" if self._capacity else self._state
+            place = f"{position + ahead - 1} ahead" if position + ahead > 1 else "next"
+            message = f"queued, {place}" if self._capacity else self._state
             if (run.position, run.message) != (position, message):
                 run.position, run.message = position, message
                 run.changed()
@@ -279,5 +286,5 @@ class LocalRunner(Runner):
         if self._process is not None and self._process.stdin is not None:
             try:
                 await self._process.stdin.send(frame(order))
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
                 log.debug("the worker no longer reads")
