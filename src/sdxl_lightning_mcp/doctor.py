@@ -31,14 +31,19 @@ async def examine(settings: Settings) -> bool:
         name = check.__name__.removeprefix("_")
         try:
             print(f"ok       {name}: {await check(settings)}")
-        except (SdxlLightningError, PackageNotFoundError) as error:
+        except SdxlLightningError as error:
             print(f"missing  {name}: {error}")
             well = False
     return well
 
 
 async def _software(_: Settings) -> str:
-    found = ", ".join(f"{name} {version(name)}" for name in NEEDED)
+    try:
+        found = ", ".join(f"{name} {version(name)}" for name in NEEDED)
+    except PackageNotFoundError as error:
+        raise SdxlLightningError(
+            f"{error.name} is not installed. Install sdxl-lightning-mcp again."
+        ) from None
     return f"Python {platform.python_version()}, {found}"
 
 
