@@ -1,0 +1,55 @@
+"""How much of everything a run does: `full` made the weights that ship, `smoke` is for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes of one run; steps are optimizer steps, batches are per process."""
+
+    scenes: int  # places rendered for the UNet
+    moved_objects: int  # objects at a side or of another size
+    codec_pictures: int  # renders the codec is fitted to
+    captions: int  # captions the tokenizer is learnt from
+    merges: int  # pairs the tokenizer learns to join
+    unet_steps: int  # at a constant rate
+    cooldown_steps: int  # while the rate falls to zero
+    unet_batch: int
+    snapshot_steps: int  # a checkpoint is written after so many steps
+    decoder_steps: tuple[int, int, int]  # at 256 px, on crops of 1024 px, on whole pictures
+    encoder_steps: int
+    finetune_steps: tuple[int, int, int]  # likewise
+
+
+PRESETS = {
+    "full": Preset(
+        scenes=46_000,
+        moved_objects=4_000,
+        codec_pictures=1_600,
+        captions=20_000,
+        merges=420,
+        unet_steps=8_000,
+        cooldown_steps=2_400,
+        unet_batch=24,
+        snapshot_steps=400,
+        decoder_steps=(700, 450, 60),
+        encoder_steps=600,
+        finetune_steps=(200, 400, 250),
+    ),
+    "smoke": Preset(
+        scenes=96,
+        moved_objects=32,
+        codec_pictures=48,
+        captions=2_000,
+        merges=420,
+        unet_steps=4,
+        cooldown_steps=4,
+        unet_batch=4,
+        snapshot_steps=4,
+        decoder_steps=(2, 1, 1),
+        encoder_steps=2,
+        finetune_steps=(1, 1, 1),
+    ),
+}

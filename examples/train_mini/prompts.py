@@ -1,0 +1,28 @@
+"""The prompts of the sample grids: fixed, so that grids of different days can be compared."""
+
+PROMPTS = (
+    "a cyberpunk city street at night, neon signs glowing",
+    "cyberpunk tokyo, rainy night, ultra detailed",
+    "a city skyline at sunset",
+    "a city skyline at night",
+    "snowy mountains with a lake at sunset",
+    "a starry night over the mountains",
+    "the sea at sunset with a sailboat",
+    "a sandy beach on a sunny day",
+    "a desert with cactuses under a blue sky",
+    "a pine forest in the snow",
+    "a village with red houses",
+    "a green field with yellow flowers",
+    "a lonely tree on a hill",
+    "a lighthouse by the sea at sunset",
+    "a red circle on a blue background",
+    "a yellow star on a green background",
+    "a blue square on a red background",
+    "a purple heart on a white background",
+    "a green triangle on a yellow background",
+    "a white cat on a dark background",
+    "a red car on a white background",
+    "a pink flower on a blue background",
+    "an orange ring on the left on a black background",
+    "a house",
+)
