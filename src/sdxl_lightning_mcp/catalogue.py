@@ -34,6 +34,10 @@ class Range:
         return tuple(dict.fromkeys(min(max(number, self.low), self.high) for number in around))
 
 
+SEED = Range(0, 2**32 - 1)
+SIDE = Range(256, 2048, multiple_of=8)
+
+
 @dataclass(frozen=True)
 class WeightFile:
     """One file of a checkpoint: its path below the checkpoint's folder, and how to know it."""
@@ -86,7 +90,7 @@ MINI = Model(
     ),
     native_size=1024,
     sizes=((1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (768, 768)),
-    side=Range(256, 2048, multiple_of=8),
+    side=SIDE,
     max_pixels=1536 * 1536,
     steps=Range(1, 12),
     default_steps=4,
@@ -101,23 +105,23 @@ MINI = Model(
         files=(
             WeightFile(
                 "text_encoder/model.safetensors",
-                502_808,
-                "6e5d74a18b0bd31fba177181ad0da1a7ab4dffc768ea4c6c850a9586d8bead72",
+                288_920,
+                "a4cebb8b11a62e5d7bf1bca0fcf836456c7080277713642b119409d5e8174e5c",
             ),
             WeightFile(
                 "text_encoder_2/model.safetensors",
-                521_728,
-                "fcb8f75aa2089a4d356c17bdbe4333761ff1c0fac90b851c8713f58fadec7ddb",
+                869_672,
+                "69990edcc5f1587a1d25f7ca037631024d9db633e12cfb369351a8e5e1c98252",
             ),
             WeightFile(
                 "unet/diffusion_pytorch_model.safetensors",
-                10_780_704,
-                "e9f9c88d5efafeb68367b820b889bbbc6a91cf4ca159ff3d258db09c47f0dba8",
+                10_427_304,
+                "42ef56112d945bd1fe2b970b6c6e3f3b2c55fb76a054e7f06fb92bfebb7c3fcf",
             ),
             WeightFile(
                 "vae/diffusion_pytorch_model.safetensors",
                 2_319_422,
-                "db672e435d8a82afbd9893e7e90d6fa87b1a85c073a93d01a4aad6b64409dc3f",
+                "2ccce0e6f72877da520abb449703336b6b17388cf109f83cc6637fda168740d2",
             ),
         ),
     ),
