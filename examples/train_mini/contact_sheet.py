@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # do not spin where cores are shared
 
 import torch
 from diffusers import StableDiffusionXLPipeline

@@ -20,7 +20,7 @@ class Preset:
     snapshot_steps: int  # a checkpoint is written after so many steps
     decoder_steps: tuple[int, int, int]  # at 256 px, on crops of 1024 px, on whole pictures
     encoder_steps: int
-    finetune_steps: tuple[int, int, int]  # likewise
+    finetune_steps: tuple[int, int, int]  # likewise; nothing holds the level of 256 px any more
 
 
 PRESETS = {
@@ -30,13 +30,13 @@ PRESETS = {
         codec_pictures=1_600,
         captions=20_000,
         merges=420,
-        unet_steps=8_000,
-        cooldown_steps=2_400,
+        unet_steps=2_516,
+        cooldown_steps=1_400,
         unet_batch=24,
         snapshot_steps=400,
         decoder_steps=(700, 450, 60),
-        encoder_steps=600,
-        finetune_steps=(200, 400, 250),
+        encoder_steps=300,
+        finetune_steps=(0, 450, 250),
     ),
     "smoke": Preset(
         scenes=96,
@@ -50,6 +50,6 @@ PRESETS = {
         snapshot_steps=4,
         decoder_steps=(2, 1, 1),
         encoder_steps=2,
-        finetune_steps=(1, 1, 1),
+        finetune_steps=(0, 1, 1),
     ),
 }

@@ -89,7 +89,7 @@ class Scenery:
         if spec.clouds:
             color = mix(self.haze, (255, 255, 255), 0.62)
             for x, y in ((176, 150), (848, 130), (520, 250)):
-                x += 90 * (self.free_at(x, y, 1) - 0.5)
+                x += 40 * (self.free_at(x, y, 1) - 0.5)
                 for dx, size in ((-80, 44), (80, 48), (0, 66)):
                     canvas.ellipse(x + dx, y, size * 1.2, size * 0.8, color)
 

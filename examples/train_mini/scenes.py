@@ -130,9 +130,9 @@ class _Place(Scenery):
         far = shade(mix((92, 108, 144), self.haze, 0.4), self.light * 0.6 + 0.4)
         near = self.lit((66, 80, 106), 0.3)
         for x in (64, 320, 576, 832):
-            self._draw_peak(x, base, 300 + 180 * self.free_at(x, 448, 1), far)
+            self._draw_peak(x, base, 350 + 90 * self.free_at(x, 448, 1), far)
         for x in (192, 704, 448, 960):
-            self._draw_peak(x, base + 96, 300 + 220 * self.free_at(x, 576), near)
+            self._draw_peak(x, base + 96, 350 + 110 * self.free_at(x, 576), near)
         if spec.lake:
             deep = self.lit(mix((50, 112, 172), self.haze, 0.3))
             canvas.gradient(base + 96, 1024, mix(deep, self.haze, 0.3), shade(deep, 0.8))
@@ -177,7 +177,7 @@ class _Place(Scenery):
             canvas.land([(x, y - 18) for x, y in line], mix(deep, (255, 255, 255), 0.65))
             canvas.land(line, self.lit((238, 208, 144)))
         if spec.boat:
-            self._draw_boat(256 + 96 * (self.free_at(300, base + 100) - 0.5), base + 136)
+            self._draw_boat(256 + 40 * (self.free_at(300, base + 100) - 0.5), base + 136)
 
     def _draw_boat(self, x: float, y: float) -> None:
         hull = [(x - 124, y - 32), (x + 124, y - 32), (x + 82, y + 34), (x - 82, y + 34)]
@@ -246,7 +246,7 @@ class _Place(Scenery):
                 canvas.disc(x, y, size, petal)
                 canvas.disc(x, y, size * 0.4, heart)
         if spec.tree:
-            x = 320 + 100 * (self.free_at(320, base - 100) - 0.5)
+            x = 320 + 40 * (self.free_at(320, base - 100) - 0.5)
             leaves = self.white if spec.snow else self.lit((48, 132, 60))
             draw_leaf_tree(canvas, x, base + 170, 430, leaves, self.light)
 

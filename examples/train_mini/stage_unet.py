@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from specs import ObjectSpec
 from tokenizer import load_tokenizer
 
 RATES = Rates(muon=0.02, adam=2e-3, average_decay=0.998)
+COOLDOWN_RATES = replace(RATES, average_decay=0.99)  # the falling rate averages by itself
 WARMUP_STEPS = 60
 FIRST_SHARE = 0.55  # of a batch is at t = 999, where everything is decided
 ON_POLICY_SHARE = 0.75  # of the rest starts from the model's own first step
@@ -159,74 +161,67 @@ class Examiner:
         return "  |  ".join(words)
 
 
-def rate_scale(step: int, cooldown: tuple[int, int] | None) -> float:
-    """Return what the rates are multiplied by: warm up, stay, and in the cool-down fall."""
-    if cooldown is None:
-        return min(1.0, (step + 1) / WARMUP_STEPS)
-    start, length = cooldown
-    return max(0.005, 1 - (step - start) / length)
+@dataclass(frozen=True)
+class Plan:
+    """What one call of a stage is to do."""
+
+    name: str  # of the stage, of its checkpoint and of its grids
+    start: int  # step
+    end: int  # step
+    cooldown: tuple[int, int] | None  # its first step and its length
+    batch: int  # pictures per process
+    snapshot_steps: int
+    examined: int  # held-out pictures
+
+    def rate_scale(self, step: int) -> float:
+        """Return what the rates are multiplied by: warm up, stay, and in the cool-down fall."""
+        if self.cooldown is None:
+            return min(1.0, (step + 1) / WARMUP_STEPS)
+        start, length = self.cooldown
+        return max(0.005, 1 - (step - start) / length)
+
+    def save(self, team: Team, folder: Path, step: int) -> None:
+        """Write a checkpoint that a later call can go on from."""
+        team.save(folder / f"{self.name}.pt", step=step, cooldown=list(self.cooldown or ()))
 
 
-def _work(
-    rank: int,
-    team: Team,
-    folder: Path,
-    checkpoint: str,
-    preset: Preset,
-    device: str,
-    span: tuple[int, int],
-    cooldown: tuple[int, int] | None,
-) -> None:
-    """Train in one process from step `span[0]` to step `span[1]`."""
-    if len(team.gradients) > 1:
+def _work(rank: int, team: Team, folder: Path, plan: Plan, device: str) -> None:
+    """Train in one process; process 0 also reports, examines and writes checkpoints."""
+    processes = len(team.gradients)
+    if processes > 1:
         torch.set_num_threads(1)
-    torch.backends.cuda.enable_flash_sdp(False)  # on a CPU its backward pass is the slowest part
-    torch.manual_seed(0)
+    if device == "cpu":
+        torch.backends.cuda.enable_flash_sdp(False)  # its backward pass is slow on a CPU
     model = TextToLatent(load_tokenizer(folder / "tokenizer")).to(device, torch.bfloat16)
-    learner = Learner(model, team, rank, RATES)
-    step, end = span
-    learner.steps = step
-    seed = 1_000 * step + rank
+    learner = Learner(model, team, rank, COOLDOWN_RATES if plan.cooldown else RATES)
+    learner.steps = plan.start
+    seed = 1_000 * plan.start + rank
     torch.manual_seed(seed)
     codec = PatchCodec.load(folder / "codec.npz")
-    task = UnetTask(model, Dataset(folder, seed), codec, preset.unet_batch)
-    examiner = Examiner(folder, device, 48 if preset.scenes > 1000 else 4) if rank == 0 else None
-    stop_file = folder / "stop"
-    last, since = step, time.time()
-    while step < end and not team.stop.item():
+    task = UnetTask(model, Dataset(folder, seed), codec, plan.batch)
+    examiner = Examiner(folder, device, plan.examined) if rank == 0 else None
+    last, since = plan.start, time.time()
+    for step in range(plan.start + 1, plan.end + 1):
         task.run()
-        if rank == 0 and stop_file.exists():
+        if rank == 0 and (folder / "stop").exists():
             team.stop.fill_(1)
-        learner.step(rate_scale(step, cooldown))
-        step += 1
-        if rank != 0:
-            continue
-        if step % 50 == 0 or step == end:
-            pictures = (step - last) * preset.unet_batch * len(team.gradients)
-            speed = pictures / (time.time() - since)
-            print(f"{checkpoint} {step}/{end}  {speed:.1f} img/s  {task.report()}", flush=True)
+        learner.step(plan.rate_scale(step - 1))
+        over = step == plan.end or bool(team.stop.item())
+        if rank == 0 and (step % 50 == 0 or over):
+            speed = (step - last) * plan.batch * processes / (time.time() - since)
+            print(f"{plan.name} {step}/{plan.end}  {speed:.1f} img/s  {task.report()}", flush=True)
             last, since = step, time.time()
-        if step % preset.snapshot_steps == 0 or step == end or team.stop.item():
+        if rank == 0 and (step % plan.snapshot_steps == 0 or over):
             # The average is complete: nobody updates before this process joins the next step.
-            _save(team, folder, checkpoint, step, cooldown)
-            print(f"  {examiner.look(team.average, f'{checkpoint}-{step:05d}')}", flush=True)
+            plan.save(team, folder, step)
+            print(f"  {examiner.look(team.average, f'{plan.name}-{step:05d}')}", flush=True)
             last, since = step, time.time()
-
-
-def _save(
-    team: Team, folder: Path, checkpoint: str, step: int, cooldown: tuple[int, int] | None
-) -> None:
-    notes = {"step": step, "cooldown": list(cooldown) if cooldown else []}
-    team.save(folder / f"{checkpoint}.pt", **notes)
+        if over:
+            return
 
 
 def train_unet(
-    folder: Path,
-    preset: Preset,
-    device: str,
-    processes: int,
-    steps: int | None,
-    cool: bool,
+    folder: Path, preset: Preset, device: str, processes: int, steps: int | None, cool: bool
 ) -> None:
     """Run the stage `unet` (or `cooldown` if `cool`), from its checkpoint if there is one.
 
@@ -253,8 +248,9 @@ def train_unet(
         print(f"{name}: done already ({start} steps)")
         return
     (folder / "stop").unlink(missing_ok=True)
-    span = (start, end)
-    run_team(_work, processes, team, folder, name, preset, device, span, cooldown)
+    examined = 48 if preset.scenes > 1000 else 4
+    plan = Plan(name, start, end, cooldown, preset.unet_batch, preset.snapshot_steps, examined)
+    run_team(_work, processes, team, folder, plan, device)
 
 
 def load_trained(folder: Path) -> TextToLatent:
