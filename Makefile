@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench figures docs clean
 
 demo: .venv/installed ## make a picture from a prompt and say where it is
 	@$(BIN)/sdxl-lightning-mcp generate "a cyberpunk city street at night, neon signs glowing" \
@@ -14,11 +14,15 @@ test: lint ## everything that must hold before a commit
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
 
 bench: .venv/installed-dev ## measure what the README claims, on this machine
+	$(BIN)/python benchmarks/first_light.py
+
+figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
+	$(BIN)/python scripts/write_docs.py
 
 docs: .venv/installed-dev ## write the generated pages anew
 	$(BIN)/python scripts/write_docs.py
@@ -27,6 +31,8 @@ clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@

@@ -21,7 +21,14 @@ def noise(side: int) -> Image.Image:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a cat", 'quotes " and <tags> & ampersands', "two\nlines\tand a tab", "日本の夜景 🌃", "'"],
+    [
+        "a cat",
+        'quotes " and <tags> & ampersands',
+        "two\nlines\tand a tab",
+        "日本の夜景 🌃",
+        "'",
+        "\x00\ufffe\uffff",
+    ],
 )
 def test_the_parameters_come_back_from_the_file_exactly(
     tmp_path: Path, parameters: Parameters, prompt: str

@@ -1,5 +1,6 @@
 """The library in three lines."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,28 @@ def test_load_call_and_save(tmp_path: Path) -> None:
 def test_a_wrong_field_is_refused_before_the_device_is_asked(mini: Sdxl) -> None:
     with pytest.raises(sdxl.InvalidRequestError, match="width: got 1001"):
         sdxl.LoadedModel(MINI, Engine(mini))("x", width=1001)
+
+
+def test_a_call_that_was_interrupted_is_not_in_the_way_of_the_next(mini: Sdxl) -> None:
+    model = sdxl.LoadedModel(MINI, Engine(mini))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model("the first", steps=12, width=1536, height=1536)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert model("the second", width=256, height=256).parameters.prompt == "the second"
+
+
+def test_notes_come_with_the_picture(mini: Sdxl) -> None:
+    image = sdxl.LoadedModel(MINI, Engine(mini))("a city " * 99, width=264, height=256, steps=1)
+    assert [note.split()[0] for note in image.notes] == ["These", "The", "Drawn"]
 
 
 def test_an_unknown_model_is_refused_before_torch_is_loaded() -> None:

@@ -118,6 +118,9 @@ def test_every_wrong_field_is_named_at_once() -> None:
         "steps",
         "colour",
     ]
+    with pytest.raises(InvalidRequestError) as refused:
+        read_request({"prompt": "x", "width": 300, "steps": 50, "guidance": "11"}, MINI)
+    assert [problem.field for problem in refused.value.problems] == ["width", "guidance", "steps"]
 
 
 def test_too_many_pixels_are_refused_with_the_largest_size_of_that_shape() -> None:

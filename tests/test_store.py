@@ -62,6 +62,12 @@ def test_where_the_persons_pictures_cannot_be_written_a_stated_folder_is_taken(
     assert "Not a directory" in store.note
 
 
+@pytest.mark.parametrize("folder", ["~nobody-of-that-name/a", "/dev/null/a", "/proc/a", "a\udcff"])
+def test_a_folder_that_cannot_be_written_is_named_with_the_cure(folder: str) -> None:
+    with pytest.raises(StorageError, match=r"cannot be written: .*--output-dir"):
+        Store(Path(folder)).check()
+
+
 def test_a_folder_that_was_removed_is_made_again(tmp_path: Path, image: GeneratedImage) -> None:
     store = Store(tmp_path / "pictures")
     store.save(image, "a", NOW).unlink()
@@ -103,7 +109,7 @@ sys.exit("it was written")
     )
     assert ended.returncode == 0, ended.stderr
     assert "File too large" in ended.stdout
-    assert "--output-dir" in ended.stdout
+    assert "free some space" in ended.stdout
     assert list(tmp_path.iterdir()) == []
 
 

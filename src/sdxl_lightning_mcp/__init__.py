@@ -12,8 +12,11 @@ Importing this brings pydantic and Pillow, nothing heavier; torch comes with the
 from sdxl_lightning_mcp.catalogue import CATALOGUE, Model
 from sdxl_lightning_mcp.errors import (
     InvalidRequestError,
+    QueueFullError,
+    RunCanceledError,
     RunFailedError,
     SdxlLightningError,
+    SettingsError,
     StorageError,
     UnknownModelError,
     WeightsError,
@@ -32,8 +35,11 @@ __all__ = [
     "LoadedModel",
     "Model",
     "Parameters",
+    "QueueFullError",
+    "RunCanceledError",
     "RunFailedError",
     "SdxlLightningError",
+    "SettingsError",
     "StorageError",
     "UnknownModelError",
     "WeightsError",

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import logging
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -47,13 +49,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sdxl-lightning-mcp",
         description="Pictures for agents. Without a command: an MCP server over stdio.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=version("sdxl-lightning-mcp"))
     parser.set_defaults(command=_serve)
     _add_settings(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    generate = commands.add_parser("generate", help="make a picture from a prompt")
+    generate = commands.add_parser(
+        "generate",
+        help="make a picture from a prompt",
+        epilog="A prompt that begins with a dash goes after two: generate -- '-a prompt'.",
+        allow_abbrev=False,
+    )
     for name, field in GenerationRequest.model_fields.items():
         flag = name if name == "prompt" else f"--{name.replace('_', '-')}"
         # Values stay text here: the request reads and checks them as it does for every face.
@@ -86,16 +94,35 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     return Settings.load(**{name: given.get(name) for name in ("model", "output_dir")})
 
 
+def _quiet_settings(parsed: argparse.Namespace) -> Settings:
+    """For commands that speak for themselves: the log tells of trouble only, unless asked for."""
+    settings = _settings(parsed)
+    if "log_level" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"log_level": "warning"})
+    _start_logging(settings)
+    return settings
+
+
+def _start_logging(settings: Settings) -> None:
+    # Never on stdout: under stdio it carries JSON-RPC and nothing else.
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(message)s"
+    )
+
+
 def _serve(parsed: argparse.Namespace) -> None:
     from sdxl_lightning_mcp.server import serve_stdio
 
     settings = _settings(parsed)
     find(settings.model)
+    _start_logging(settings)
+    # A thread that waits for stdin keeps an orderly end from coming; the worker ends by itself.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     anyio.run(serve_stdio, settings)
 
 
 def _generate(parsed: argparse.Namespace) -> None:
-    settings = _settings(parsed)
+    settings = _quiet_settings(parsed)
     wish = {name: getattr(parsed, name) for name in GenerationRequest.model_fields}
     model = find(settings.model)
     request = read_request({k: v for k, v in wish.items() if v is not None}, model)
@@ -145,5 +172,5 @@ def _models(_: argparse.Namespace) -> None:
 def _doctor(parsed: argparse.Namespace) -> None:
     from sdxl_lightning_mcp.doctor import examine
 
-    if not anyio.run(examine, _settings(parsed)):
+    if not anyio.run(examine, _quiet_settings(parsed)):
         sys.exit(FAILED)

@@ -54,7 +54,7 @@ async def _model(settings: Settings) -> str:
 
 async def _folder(settings: Settings) -> str:
     store = Store(settings.output_dir)
-    folder = store.folder
+    folder = store.check()
     free = shutil.disk_usage(folder).free
     few = "; that is little: free some" if free < LITTLE_DISK else ""
     fallback = f" ({store.note})" if store.note else ""

@@ -10,7 +10,7 @@ SdxlLightningError
 ├── RunFailedError         a run was carried out and did not end in a picture
 └── RunCanceledError       a run was stopped before it ended
 
-Each face translates this tree once: MCP into a tool error's text, the command line into one line
+Each face translates this tree once: MCP into a tool error's text, the command line into lines
 on stderr and an exit code.
 """
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,10 +41,14 @@ _XMP = (
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A finished picture: its JPEG file's bytes and the parameters that made it."""
+    """A finished picture: its JPEG file's bytes and the parameters that made it.
+
+    `notes` say what was done otherwise than asked.
+    """
 
     jpeg: bytes
     parameters: Parameters
+    notes: tuple[str, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the file, whole or not at all; an existing file of that name is replaced.
@@ -63,30 +69,36 @@ class GeneratedImage:
                 part.unlink(missing_ok=True)
             raise StorageError(
                 f"The picture cannot be written to {target}: {error.strerror or error}. "
-                "Name another folder with --output-dir or SDXL_LIGHTNING_OUTPUT_DIR."
+                "Choose another folder, or free some space."
             ) from error
         return target
 
 
-def encode(picture: Image.Image, parameters: Parameters, created: datetime) -> GeneratedImage:
+def encode(
+    picture: Image.Image, parameters: Parameters, created: datetime, notes: Sequence[str] = ()
+) -> GeneratedImage:
     """Encodes an RGB picture as JPEG, with its parameters in EXIF and XMP.
 
     EXIF's UserComment has the widespread one-text form; XMP has the parameters as JSON, from
     which `read_parameters` gets them back exactly, and the IPTC's digital source type.
     """
+    local = created.astimezone()
+    date = local.strftime("%Y:%m:%d %H:%M:%S")
     exif = Image.Exif()
     exif[Base.Software] = GENERATOR
-    exif[Base.DateTime] = created.strftime("%Y:%m:%d %H:%M:%S")
-    comment = b"UNICODE\0" + _as_text(parameters).encode("utf-16-be")
-    exif.get_ifd(IFD.Exif)[Base.UserComment] = comment
+    exif[Base.DateTime] = date
+    details = exif.get_ifd(IFD.Exif)
+    details[Base.DateTimeOriginal] = date
+    details[Base.OffsetTime] = details[Base.OffsetTimeOriginal] = local.isoformat()[-6:]
+    details[Base.UserComment] = b"UNICODE\0" + _as_text(parameters).encode("utf-16-be")
     xmp = _XMP.format(
-        date=quoteattr(created.isoformat(timespec="seconds")),
-        # The escapes keep line breaks, which XML would turn into spaces inside an attribute.
-        parameters=quoteattr(parameters.model_dump_json(), {"\n": "&#10;", "\t": "&#9;"}),
+        date=quoteattr(local.isoformat(timespec="seconds")),
+        # In ASCII: a prompt may hold characters that XML may not.
+        parameters=quoteattr(json.dumps(parameters.model_dump())),
     )
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=QUALITY, subsampling=0, exif=exif, xmp=xmp.encode("utf-8"))
-    return GeneratedImage(file.getvalue(), parameters)
+    return GeneratedImage(file.getvalue(), parameters, tuple(notes))
 
 
 def read_parameters(path: str | os.PathLike[str]) -> Parameters:
@@ -97,9 +109,10 @@ def read_parameters(path: str | os.PathLike[str]) -> Parameters:
     """
     with Image.open(path) as picture:
         packet = picture.info.get("xmp", b"<none/>")
-    for element in ElementTree.fromstring(packet).iter():
-        if found := element.get(f"{{{NAMESPACE}}}parameters"):
-            return Parameters.model_validate_json(found)
+    with contextlib.suppress(ElementTree.ParseError):
+        for element in ElementTree.fromstring(packet).iter():
+            if found := element.get(f"{{{NAMESPACE}}}parameters"):
+                return Parameters.model_validate_json(found)
     raise ValueError(f"{path} carries no parameters of {GENERATOR}")
 
 
@@ -119,8 +132,7 @@ def preview(jpeg: bytes, budget: int) -> bytes:
             if file.tell() <= budget or picture.width * picture.height <= 64 * 64:
                 return file.getvalue()
         picture = picture.resize(
-            (max(picture.width * 3 // 4, 1), max(picture.height * 3 // 4, 1)),
-            Image.Resampling.LANCZOS,
+            (picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS
         )
 
 

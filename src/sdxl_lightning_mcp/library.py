@@ -1,9 +1,9 @@
 """The engine in this process: load a model by name, call it with a prompt, save the picture."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdxl_lightning_mcp.catalogue import Model, find
-from sdxl_lightning_mcp.errors import RunFailedError
 from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.run import Failed, Finished, new_run_id
@@ -27,20 +27,28 @@ class LoadedModel:
             **fields: The other fields of `GenerationRequest`: negative_prompt, seed, width,
                 height, guidance, steps.
 
+        Returns:
+            The picture; its `notes` say what was done otherwise than asked.
+
         Raises:
             InvalidRequestError: A field cannot be met; the text says what can.
             RunFailedError: The device did not bring forth a picture.
         """
         request = read_request({"prompt": prompt, **fields}, self.model)
-        parameters, _ = resolve(request, self.model)
-        self.engine.submit(new_run_id(), parameters)
-        while not self.engine.idle:
-            for event in self.engine.turn():
-                if isinstance(event, Finished):
-                    return event.image
-                if isinstance(event, Failed):
-                    raise event.error
-        raise RunFailedError("The run ended without a picture.")
+        parameters, notes = resolve(request, self.model)
+        run_id = new_run_id()
+        self.engine.submit(run_id, parameters)
+        try:
+            while True:
+                for event in self.engine.turn():
+                    if isinstance(event, Finished) and event.run_id == run_id:
+                        return replace(event.image, notes=(*notes, *event.image.notes))
+                    if isinstance(event, Failed) and event.run_id == run_id:
+                        raise event.error
+        finally:
+            # Interrupted, say by Ctrl-C in a notebook, it must not be there for the next call.
+            for _ in self.engine.cancel(run_id):
+                pass
 
 
 def load(model: str = "mini", *, device: str = "auto") -> LoadedModel:

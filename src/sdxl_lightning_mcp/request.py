@@ -8,11 +8,10 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from sdxl_lightning_mcp.catalogue import Model, Range
+from sdxl_lightning_mcp.catalogue import SEED, SIDE, Model, Range
 from sdxl_lightning_mcp.errors import InvalidRequestError, Problem
 
 PROMPT_LIMIT = 2000
-SEED = Range(0, 2**32 - 1)
 
 
 def _no_bool(value: object) -> object:
@@ -24,7 +23,7 @@ def _no_bool(value: object) -> object:
 
 _NoBool = BeforeValidator(_no_bool)
 _Seed = Annotated[int, Field(ge=SEED.low, le=SEED.high), _NoBool]
-_Side = Annotated[int, Field(ge=256, le=2048, multiple_of=8), _NoBool]
+_Side = Annotated[int, Field(ge=SIDE.low, le=SIDE.high, multiple_of=SIDE.multiple_of), _NoBool]
 _Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False), _NoBool]
 _Steps = Annotated[int, Field(ge=1, le=100), _NoBool]
 
@@ -96,26 +95,20 @@ def read_request(arguments: Mapping[str, Any], model: Model) -> GenerationReques
     Raises:
         InvalidRequestError: With every field that is wrong, what is allowed and what is nearest.
     """
+    request: GenerationRequest | None = None
+    problems: dict[str, Problem] = {}
     try:
         request = GenerationRequest.model_validate(dict(arguments))
     except ValidationError as error:
-        problems = {
-            problem.field: problem
-            for problem in (
-                _explain(str(detail["loc"][0]), detail["type"], detail["input"], model)
-                for detail in error.errors(include_url=False)
-            )
-        }
-        raise InvalidRequestError(*problems.values()) from None
-    limits = _limits(model)
-    values = request.model_dump(exclude_none=True)
-    problems = [
-        _explain(field, "range", values[field], model)
-        for field, allowed in limits.items()
-        if field in values and values[field] not in allowed
-    ]
-    if problems:
-        raise InvalidRequestError(*problems)
+        for detail in error.errors(include_url=False):
+            field = str(detail["loc"][0])
+            problems[field] = _explain(field, detail["type"], detail["input"], model)
+    for field, allowed in _limits(model).items():
+        number = _as_number(arguments.get(field))
+        if field not in problems and number is not None and number not in allowed:
+            problems[field] = _explain(field, "range", arguments[field], model)
+    if request is None or problems:
+        raise InvalidRequestError(*problems.values())
     return request
 
 
@@ -167,7 +160,7 @@ def request_schema(model: Model) -> dict[str, Any]:
         if name in defaults:
             flat["default"] = defaults[name]
         if name in ("width", "height"):
-            flat["description"] += f" Best sizes: {best}."
+            flat["description"] += f" Best sizes: {best}; at most {model.max_pixels:,} pixels."
         properties[name] = flat
     return {
         "type": "object",
@@ -213,6 +206,8 @@ def _show(value: object) -> str:
         if not value.strip():
             return "an empty text"
         return repr(value) if len(value) <= 60 else f"a text of {len(value):,} characters"
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of very many digits"
     if isinstance(value, int | float) or value is None:
         return str(value)
     return f"{type(value).__name__} {value!r}"[:80]

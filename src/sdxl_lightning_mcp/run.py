@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from sdxl_lightning_mcp.errors import RunCanceledError, SdxlLightningError
+from sdxl_lightning_mcp.errors import SdxlLightningError
 from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import Parameters
 
@@ -70,7 +70,6 @@ class Finished:
 
     run_id: str
     image: GeneratedImage
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -180,9 +179,9 @@ class Run:
         Changes that follow each other faster than the watcher reads are told as one.
         """
         while True:
-            changed = self._changed
+            changed, last = self._changed, self.done
             yield self.progress
-            if self.done:
+            if last:
                 return
             await changed.wait()
 
@@ -196,6 +195,5 @@ class Run:
             pass
         if self.error is not None:
             raise self.error
-        if self.path is None:
-            raise RunCanceledError("The run was canceled.")
+        assert self.path is not None
         return self.path

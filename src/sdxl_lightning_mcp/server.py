@@ -1,7 +1,5 @@
 """Composition: settings -> runner and store -> faces."""
 
-import logging
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -33,14 +31,14 @@ async def open_runner(settings: Settings) -> AsyncGenerator[tuple[Runner, Model]
 
 async def serve_stdio(settings: Settings) -> None:
     """Serves MCP over stdin and stdout until stdin ends; then the worker is gone too."""
+    from mcp.server.runner import serve_loop
     from mcp.server.stdio import stdio_server
 
     from sdxl_lightning_mcp.faces import mcp
 
-    # stdout carries JSON-RPC and nothing else.
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(message)s"
-    )
     async with stdio_server() as (incoming, outgoing), open_runner(settings) as (runner, model):
         server = mcp.build(runner, model, settings.preview_bytes)
-        await server.run(incoming, outgoing, server.create_initialization_options())
+        # The handshake era only: a client that probes for the newer one and then shakes hands on
+        # the same pipe, as Claude Code does, is refused by a server that answers the probe.
+        async with server.lifespan(server) as state:
+            await serve_loop(server, incoming, outgoing, lifespan_state=state)

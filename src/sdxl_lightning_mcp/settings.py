@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sdxl_lightning_mcp.errors import SettingsError
 
@@ -23,12 +23,13 @@ class Settings(BaseModel):
         None, description="Where pictures go; your pictures folder's sdxl-lightning by default."
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
-        "auto", description="Where to run; auto takes the fastest that is there."
+        "auto",
+        description="Where to run: cuda, mps or cpu; auto is cuda where torch sees it, else cpu.",
     )
     preview_bytes: int = Field(
         100_000,
         ge=2_000,
-        le=700_000,
+        le=100_000,
         description="The most bytes of the JPEG a tool result carries; the file is always whole.",
     )
     max_queue: int = Field(32, ge=1, le=10_000, description="How many runs may wait.")
@@ -45,6 +46,11 @@ class Settings(BaseModel):
         "info", description="How much is logged, on stderr."
     )
 
+    @field_validator("device", "log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, **flags: object) -> "Settings":
         """Reads the settings; `flags` that are not None win over the environment.
@@ -58,7 +64,7 @@ class Settings(BaseModel):
             for name, value in found.items()
             if name.startswith(PREFIX) and value != ""
         }
-        values |= {name: value for name, value in flags.items() if value is not None}
+        values |= {name: value for name, value in flags.items() if value not in (None, "")}
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -72,7 +78,7 @@ class Settings(BaseModel):
 def _explain(name: str, message: str, value: object) -> str:
     variable = PREFIX + name.upper()
     if name in Settings.model_fields:
-        return f"{variable} (or its flag): got {value!r}; {message[0].lower()}{message[1:]}."
+        return f"{variable}: got {value!r}; {message[0].lower()}{message[1:]}."
     close = difflib.get_close_matches(name, Settings.model_fields, n=1)
     cure = f" Did you mean {PREFIX}{close[0].upper()}?" if close else ""
     known = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)

@@ -1,7 +1,7 @@
 """Finished pictures on disk."""
 
-import errno
 import os
+import tempfile
 import threading
 from datetime import datetime
 from pathlib import Path
@@ -27,20 +27,17 @@ class Store:
         self._folder: Path | None = None
         self.note: str | None = None
 
-    @property
-    def folder(self) -> Path:
-        """Where pictures go, made if it is not there.
+    def check(self) -> Path:
+        """Returns where pictures go, made if it is not there.
 
         Raises:
             StorageError: It cannot be written.
         """
         with self._lock:
-            if self._folder is None:
-                self._folder = self._given and _writable(self._given.expanduser().absolute())
-            if self._folder is None:
-                self._folder = self._default()
-            elif not self._folder.is_dir():
-                _writable(self._folder)
+            if self._folder is not None:
+                # It may have been removed since, or lie on a disk that is gone.
+                return _writable(self._folder)
+            self._folder = self._default() if self._given is None else _writable(self._given)
             return self._folder
 
     def save(self, image: GeneratedImage, run_id: str, created: datetime) -> Path:
@@ -50,8 +47,8 @@ class Store:
             StorageError: It cannot be written, or the name is taken; nothing is left behind.
         """
         name = f"{created.astimezone():%Y-%m-%d_%H-%M-%S}_{run_id}.jpg"
-        path = self.folder / name
-        if path.exists():
+        path = self.check() / name
+        if os.path.lexists(path):
             raise StorageError(f"There is a file {path} already; it is left as it was.")
         return image.save(path)
 
@@ -66,14 +63,19 @@ class Store:
 
 
 def _writable(folder: Path) -> Path:
-    """Makes the folder if needed and returns it; StorageError where nothing can be written."""
+    """Makes the folder if needed and returns it; StorageError where nothing can be written.
+
+    A file is really made there: asking for permissions proves nothing on some systems.
+    """
     try:
+        folder = folder.expanduser().absolute()
+        str(folder).encode("utf-8")
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"The folder {folder} cannot be written: {error.strerror or error}. "
+            f"The folder {str(folder)!r} cannot be written: {reason}. "
             "Name another one with --output-dir or SDXL_LIGHTNING_OUTPUT_DIR."
         ) from error
-    return folder

@@ -100,12 +100,17 @@ def test_a_size_between_two_latent_sizes_is_drawn_larger_and_cut(
     assert sample.notes == ["Drawn at 544x512 and cut to size."]
 
 
-def test_words_beyond_77_tokens_are_named(mini: Sdxl, parameters: Parameters) -> None:
-    prompt = "a city " + "at night " * 60 + "with a zeppelin"
-    sample = mini.prepare("a", parameters.model_copy(update={"prompt": prompt}))
-    assert len(sample.notes) == 1
-    assert sample.notes[0].startswith("The prompt was cut after 77 tokens; not read: ")
-    assert sample.notes[0].endswith('with a zeppelin"')
+def test_words_beyond_77_tokens_are_named_and_very_many_are_counted(
+    mini: Sdxl, parameters: Parameters
+) -> None:
+    def notes(prompt: str) -> list[str]:
+        return mini.prepare("a", parameters.model_copy(update={"prompt": prompt})).notes
+
+    cut = "The prompt was cut after 77 tokens; not read: "
+    assert notes("night " * 75) == []
+    assert notes("night " * 75 + "with a zeppelin") == [f'{cut}"with a zeppelin"']
+    (note,) = notes("night " * 175)
+    assert note == f'{cut}"{("night " * 100)[:200]}... (599 characters)"'
 
 
 def test_a_typed_end_of_text_token_is_read_as_text(mini: Sdxl, parameters: Parameters) -> None:

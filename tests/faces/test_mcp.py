@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -17,6 +18,7 @@ from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.faces import mcp as face
 from sdxl_lightning_mcp.image import read_parameters
 from sdxl_lightning_mcp.request import request_schema
+from sdxl_lightning_mcp.runners.local import LocalRunner
 
 pytestmark = pytest.mark.anyio
 
@@ -24,10 +26,21 @@ SMALL = {"prompt": "a red circle on a blue background", "width": 512, "height": 
 ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"])
 
 
-async def test_the_one_tool_takes_exactly_the_request(tmp_path: Path) -> None:
-    async with mini_runner(tmp_path) as runner:
-        async with Client(face.build(runner, MINI, 100_000)) as client:
-            (tool,) = (await client.list_tools()).tools
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def runner(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalRunner]:
+    """One worker for all tests of this file that need not see it start."""
+    async with mini_runner(tmp_path_factory.mktemp("pictures")) as shared:
+        yield shared
+
+
+async def test_the_one_tool_takes_exactly_the_request(runner: LocalRunner) -> None:
+    async with Client(face.build(runner, MINI, 100_000)) as client:
+        (tool,) = (await client.list_tools()).tools
     assert tool.name == "generate_image"
     assert tool.input_schema == request_schema(MINI)
     assert tool.output_schema is None
@@ -39,14 +52,13 @@ async def test_the_one_tool_takes_exactly_the_request(tmp_path: Path) -> None:
 
 @ERAS
 async def test_an_agent_sees_the_picture_and_the_person_can_open_it(
-    tmp_path: Path, mode: Any
+    runner: LocalRunner, mode: Any
 ) -> None:
     with anyio.fail_after(PATIENCE):
-        async with mini_runner(tmp_path) as runner:
-            async with Client(face.build(runner, MINI, 100_000), mode=mode) as client:
-                result = await client.call_tool(
-                    "generate_image", {"prompt": "a city at night", "seed": "7"}
-                )
+        async with Client(face.build(runner, MINI, 100_000), mode=mode) as client:
+            result = await client.call_tool(
+                "generate_image", {"prompt": "a city at night", "seed": "7"}
+            )
     picture, text, link = result.content
     assert not result.is_error
     assert result.structured_content is None
@@ -97,19 +109,32 @@ async def test_progress_only_grows_and_tells_every_step(tmp_path: Path, mode: An
     assert "step 4 of 4" in messages
 
 
-async def test_notes_are_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prompt", ["a,b," * 500, "\x00" * 2000, '"' * 2000])
+async def test_a_result_stays_within_claudes_limit_whatever_the_prompt(
+    runner: LocalRunner, prompt: str
+) -> None:
     with anyio.fail_after(PATIENCE):
-        async with mini_runner(tmp_path) as runner:
-            async with Client(face.build(runner, MINI, 100_000)) as client:
-                result = await client.call_tool(
-                    "generate_image",
-                    {
-                        **SMALL,
-                        "negative_prompt": "snow",
-                        "steps": 1,
-                        "prompt": "a city " + "at night " * 80,
-                    },
-                )
+        async with Client(face.build(runner, MINI, 100_000)) as client:
+            result = await client.call_tool(
+                "generate_image",
+                {"prompt": prompt, "negative_prompt": prompt, "guidance": 2, "width": 1536},
+            )
+    assert len(result.model_dump_json(by_alias=True)) < 150_000
+    assert result.content[0].type == "image"
+
+
+async def test_notes_are_said(runner: LocalRunner) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with Client(face.build(runner, MINI, 100_000)) as client:
+            result = await client.call_tool(
+                "generate_image",
+                {
+                    **SMALL,
+                    "negative_prompt": "snow",
+                    "steps": 1,
+                    "prompt": "a city " + "at night " * 80,
+                },
+            )
     notes = [line for line in result.content[1].text.splitlines() if line.startswith("Note: ")]
     assert len(notes) == 3
     assert "negative prompt has no effect" in notes[0]
@@ -129,13 +154,12 @@ async def test_notes_are_said(tmp_path: Path) -> None:
     ],
 )
 async def test_bad_input_is_a_tool_error_with_the_cure_and_begins_nothing(
-    tmp_path: Path, mode: Any, arguments: dict[str, Any], field: str
+    runner: LocalRunner, mode: Any, arguments: dict[str, Any], field: str
 ) -> None:
     with anyio.fail_after(PATIENCE):
-        async with mini_runner(tmp_path) as runner:
-            async with Client(face.build(runner, MINI, 100_000), mode=mode) as client:
-                result = await client.call_tool("generate_image", arguments)
-            assert (runner.status().waiting, runner.status().running) == (0, 0)
+        async with Client(face.build(runner, MINI, 100_000), mode=mode) as client:
+            result = await client.call_tool("generate_image", arguments)
+        assert (runner.status().waiting, runner.status().running) == (0, 0)
     assert result.is_error
     (text,) = result.content
     assert text.text.startswith(f"{field}: got ")
@@ -182,18 +206,17 @@ async def test_a_full_queue_is_a_tool_error(tmp_path: Path) -> None:
     assert "runs are waiting, the most allowed" in refused.content[0].text
 
 
-async def test_the_spec_the_llms_txt_and_the_skill_can_be_read(tmp_path: Path) -> None:
-    async with mini_runner(tmp_path) as runner:
-        async with Client(face.build(runner, MINI, 100_000)) as client:
-            assert "skill://sdxl-lightning/SKILL.md" in (client.instructions or "")
-            texts = {
-                resource.uri: (await client.read_resource(resource.uri)).contents[0].text
-                for resource in (await client.list_resources()).resources
-            }
-            with pytest.raises(MCPError, match="Unknown resource"):
-                await client.read_resource("sdxl-lightning://nothing")
-            with pytest.raises(MCPError, match="Unknown tool: draw; there is: generate_image"):
-                await client.call_tool("draw", {})
+async def test_the_spec_the_llms_txt_and_the_skill_can_be_read(runner: LocalRunner) -> None:
+    async with Client(face.build(runner, MINI, 100_000)) as client:
+        assert "skill://sdxl-lightning/SKILL.md" in (client.instructions or "")
+        texts = {
+            resource.uri: (await client.read_resource(resource.uri)).contents[0].text
+            for resource in (await client.list_resources()).resources
+        }
+        with pytest.raises(MCPError, match="Unknown resource"):
+            await client.read_resource("sdxl-lightning://nothing")
+        with pytest.raises(MCPError, match="Unknown tool: draw; there is: generate_image"):
+            await client.call_tool("draw", {})
     spec = json.loads(texts["sdxl-lightning://models/mini"])
     assert spec["input"] == request_schema(MINI)
     assert spec["checkpoint"]["name"] == MINI.checkpoint.name

@@ -81,8 +81,8 @@ class Engine:
         for sample in ready:
             try:
                 picture = self.sdxl.decode(sample)
-                image = encode(picture, sample.parameters, datetime.now(UTC))
-                yield Finished(sample.run_id, image, tuple(sample.notes))
+                image = encode(picture, sample.parameters, datetime.now(UTC), sample.notes)
+                yield Finished(sample.run_id, image)
             except Exception as error:
                 yield _failed(sample.run_id, error)
 

@@ -222,7 +222,10 @@ def _tokenize(tokenizer: Any, text: str) -> tuple[Tensor, str]:
 
 
 def _lost_note(what: str, lost: str) -> list[str]:
-    return [f'The {what} was cut after 77 tokens; not read: "{lost}"'] if lost else []
+    if not lost:
+        return []
+    shown = lost if len(lost) <= 200 else f"{lost[:200]}... ({len(lost):,} characters)"
+    return [f'The {what} was cut after {TOKENS} tokens; not read: "{shown}"']
 
 
 def _config(network: Any) -> Any:

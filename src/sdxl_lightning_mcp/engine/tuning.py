@@ -27,7 +27,7 @@ class Tuning:
 
 
 def tune(wanted: str = "auto") -> Tuning:
-    """Chooses for `wanted`: auto, cuda, mps or cpu.
+    """Chooses for `wanted`: auto, cuda, mps or cpu. auto is cuda where it is there, else the cpu.
 
     On a CPU bfloat16 only where the processor multiplies it; elsewhere torch imitates it, slower
     than float32. float16 on GPUs, since it is what the checkpoints are stored in.
@@ -40,7 +40,7 @@ def tune(wanted: str = "auto") -> Tuning:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    kind = next(name for name, there in here.items() if there) if wanted == "auto" else wanted
+    kind = wanted if wanted != "auto" else "cuda" if here["cuda"] else "cpu"
     if not here[kind]:
         there = ", ".join(name for name, present in here.items() if present)
         raise SettingsError(f"device: got {kind!r}, which torch does not see; here is: {there}.")

@@ -39,6 +39,8 @@ from sdxl_lightning_mcp.runners.base import Runner
 
 TOOL = "generate_image"
 FACTS = "sdxl-lightning-mcp/run"
+# Claude's limit on a tool's result is about 150,000; the envelope around it takes some.
+RESULT_CHARACTERS = 149_000
 SKILL_URI = "skill://sdxl-lightning/SKILL.md"
 INSTRUCTIONS = (
     "generate_image draws a picture from a prompt on this machine and answers with a preview and "
@@ -162,7 +164,7 @@ async def _generate(
             told = max(progress.done, told + 0.001)
             await context.session.report_progress(told, progress.total, progress.message)
         await run.finished()
-    except anyio.get_cancelled_exc_class():
+    except BaseException:
         with anyio.CancelScope(shield=True):
             await runner.cancel(run)
         raise
@@ -173,10 +175,8 @@ def _result(run: Run, preview_bytes: int) -> CallToolResult:
     """Content blocks only: some hosts drop pictures that stand beside structured content."""
     assert run.image is not None
     assert run.path is not None
-    shown = preview(run.image.jpeg, preview_bytes)
-    return CallToolResult(
+    result = CallToolResult(
         content=[
-            ImageContent(data=base64.b64encode(shown).decode("ascii"), mime_type="image/jpeg"),
             TextContent(text=_text(run)),
             ResourceLink(
                 uri=run.path.as_uri(),
@@ -187,6 +187,11 @@ def _result(run: Run, preview_bytes: int) -> CallToolResult:
         ],
         _meta={FACTS: run.facts},
     )
+    # What a long prompt takes in the facts, the preview gives; base64 makes four of three bytes.
+    room = (RESULT_CHARACTERS - len(result.model_dump_json(by_alias=True))) * 3 // 4
+    shown = base64.b64encode(preview(run.image.jpeg, min(preview_bytes, room))).decode("ascii")
+    result.content.insert(0, ImageContent(data=shown, mime_type="image/jpeg"))
+    return result
 
 
 def _text(run: Run) -> str:

@@ -1,15 +1,13 @@
 """Runs on this machine: a supervised worker process that owns the device."""
 
+import contextlib
 import logging
 import math
-import subprocess
-import sys
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio.abc import Process
 
 from sdxl_lightning_mcp.catalogue import Model
 from sdxl_lightning_mcp.errors import (
@@ -35,10 +33,13 @@ from sdxl_lightning_mcp.run import (
     Stepped,
 )
 from sdxl_lightning_mcp.runners.base import Runner, RunnerStatus
-from sdxl_lightning_mcp.runners.wire import Assignment, Cancel, Order, Submit, frame, read_events
+from sdxl_lightning_mcp.runners.process import WorkerProcess
+from sdxl_lightning_mcp.runners.wire import Assignment, Cancel, Submit
 from sdxl_lightning_mcp.store import Store
 
 log = logging.getLogger(__name__)
+
+_closed = RunCanceledError("The server was closed before the run ended.")
 
 # A run whose worker died under it twice is taken to be what kills workers.
 MAX_ATTEMPTS = 2
@@ -60,7 +61,7 @@ class LocalRunner(Runner):
         self._device: str | None = None
         self._capacity = 0
         self._refused = False
-        self._process: Process | None = None
+        self._worker: WorkerProcess | None = None
         self._wanted = anyio.Event()
         self._mean_ms = 0.0
         self._tasks = anyio.create_task_group()
@@ -89,16 +90,18 @@ class LocalRunner(Runner):
                 raised = error
             finally:
                 tasks.cancel_scope.cancel()
+                runner._end_all(runner._waiting, Status.CANCELED, _closed)
+                runner._end_all(runner._running.values(), Status.CANCELED, _closed)
         if raised is not None:
             raise raised
 
     async def submit(self, parameters: Parameters, notes: tuple[str, ...] = ()) -> Run:
         """Takes a run in. Raises QueueFullError or StorageError, and then nothing was begun."""
+        await anyio.to_thread.run_sync(self.store.check)
         if len(self._waiting) >= self._max_queue:
             seconds = math.ceil(self._mean_ms / 1000 * (len(self._waiting) + len(self._running)))
             wait = f" Try again in about {seconds} s." if seconds else " Try again soon."
             raise QueueFullError(f"{len(self._waiting)} runs are waiting, the most allowed.{wait}")
-        _ = self.store.folder
         run = Run(parameters, [*notes])
         self._waiting.append(run)
         self._wanted.set()
@@ -111,12 +114,13 @@ class LocalRunner(Runner):
         """Stops a run: at once where it waits, at the next step where it is under way."""
         if run.done:
             return
+        # Ended first, so that a worker that dies meanwhile does not bring it back.
+        self._end(run, Status.CANCELED, RunCanceledError("The run was canceled."))
         if run in self._waiting:
             self._waiting.remove(run)
             self._number_the_queue()
-        elif run.id in self._running:
-            await self._send(Cancel(run.id))
-        self._end(run, Status.CANCELED, RunCanceledError("The run was canceled."))
+        elif run.id in self._running and (worker := self._worker):
+            await worker.send(Cancel(run.id))
 
     def status(self) -> RunnerStatus:
         """What the runner is doing now."""
@@ -126,74 +130,57 @@ class LocalRunner(Runner):
     # --- the worker's life -----------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        """Keeps a worker alive; after one that could not load, waits until a run wants it."""
+        """Starts a worker, and another one after its death as soon as a run wants it."""
         while True:
-            became_ready = await self._live_one_life()
-            if not became_ready and not self._waiting:
+            await self._live_one_life()
+            if not self._waiting:
                 self._wanted = anyio.Event()
                 await self._wanted.wait()
 
-    async def _live_one_life(self) -> bool:
-        """Runs one worker from start to end; returns whether it ever got ready."""
-        command = [sys.executable, "-P", "-m", "sdxl_lightning_mcp.runners.worker"]
-        self._state, self._capacity, self._refused, ready = "starting", 0, False, False
+    async def _live_one_life(self) -> None:
+        """Goes through one worker's life, from its start to its end."""
+        self._state, self._refused, was_ready = "starting", False, False
         try:
-            # Shielded: a cancellation between the fork and our hold on it would leave an orphan.
-            with anyio.CancelScope(shield=True):
-                self._process = await anyio.open_process(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None
-                )
+            worker = self._worker = await WorkerProcess.start(self._assignment)
         except OSError as error:
             await self._handle(NotReady(RunFailedError(f"No worker can be started: {error}")))
-            return False
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
+            return
+        cause = ""
         try:
-            await self._send(self._assignment)
-            async for event in read_events(process.stdout):
-                ready = ready or isinstance(event, Ready)
+            async for event in worker.events():
+                was_ready = was_ready or isinstance(event, Ready)
                 await self._handle(event)
-            await process.wait()
+        except Exception:
+            # Whatever it said that cannot be understood: this worker is of no more use.
+            log.exception("the worker is ended")
         finally:
-            self._process, self._capacity = None, 0
-            with anyio.CancelScope(shield=True):
-                if process.returncode is None:
-                    process.kill()
-                await process.aclose()
+            self._worker, self._capacity = None, 0
+            cause = await worker.end()
         if not self._refused:
-            self._worker_died(process.returncode, ready)
-        return ready
+            self._worker_died(cause, was_ready)
 
-    def _worker_died(self, returncode: int | None, was_ready: bool) -> None:
+    def _worker_died(self, cause: str, was_ready: bool) -> None:
         """Puts what it was working on back to the front of the queue, or fails it."""
-        code = returncode or 0
-        cause = f"signal {-code}" if code < 0 else f"exit code {code}"
         log.error("the worker died (%s)", cause)
         self._state = "restarting"
-        died_under = RunFailedError(
-            f"The worker process died ({cause}) while the run was on it, "
-            f"and again when it was tried anew. The log on stderr may say why."
-        )
         if not was_ready:
-            self._fail_all(RunFailedError(f"The worker process died ({cause}) while loading."))
-        for run in sorted(self._running.values(), key=lambda run: run.created, reverse=True):
-            if run.done:
-                continue
+            reason = RunFailedError(f"The worker process died ({cause}) while loading.")
+            self._end_all(self._waiting, Status.FAILED, reason)
+            self._waiting.clear()
+        for run in reversed(self._running.values()):
             if run.attempts >= MAX_ATTEMPTS:
-                self._end(run, Status.FAILED, died_under)
-                continue
-            run.status, run.step = Status.QUEUED, 0
-            run.notes += ["The worker process died under this run; it was begun anew."] * (
-                run.attempts > 0
-            )
-            self._waiting.appendleft(run)
+                reason = RunFailedError(
+                    f"The worker process died ({cause}) while the run was on it, "
+                    f"and again when it was tried anew. The log on stderr may say why."
+                )
+                self._end(run, Status.FAILED, reason)
+            elif not run.done:
+                run.status, run.step = Status.QUEUED, 0
+                if run.attempts:
+                    run.notes.append("The worker process died under this run; it was begun anew.")
+                self._waiting.appendleft(run)
         self._running.clear()
         self._number_the_queue()
-
-    def _fail_all(self, error: SdxlLightningError) -> None:
-        while self._waiting:
-            self._end(self._waiting.popleft(), Status.FAILED, error)
 
     # --- runs ------------------------------------------------------------------------------
 
@@ -209,7 +196,8 @@ class LocalRunner(Runner):
                 await self._dispatch()
             case NotReady(error):
                 self._state, self._refused = f"not ready: {error}", True
-                self._fail_all(error)
+                self._end_all(self._waiting, Status.FAILED, error)
+                self._waiting.clear()
             case _:
                 await self._handle_run(event)
 
@@ -245,15 +233,21 @@ class LocalRunner(Runner):
         except StorageError as error:
             self._end(run, Status.FAILED, error)
             return
-        if run.done:  # canceled while the disk was waited for
-            path.unlink(missing_ok=True)
+        except Exception as error:
+            log.exception("run %s cannot be kept", run.id)
+            self._end(run, Status.FAILED, RunFailedError(f"The picture cannot be kept: {error}"))
             return
-        run.notes += finished.notes
+        if run.done:  # canceled while the disk was waited for
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return
+        run.notes += finished.image.notes
         if self.store.note:
             run.notes.append(self.store.note)
         run.image, run.path = finished.image, path
         self._end(run, Status.SUCCEEDED)
-        self._mean_ms += 0.2 * (run.duration_ms - self._mean_ms)
+        latest = run.duration_ms
+        self._mean_ms = 0.8 * self._mean_ms + 0.2 * latest if self._mean_ms else latest
 
     def _end(self, run: Run, status: Status, error: SdxlLightningError | None = None) -> None:
         if run.done:
@@ -263,12 +257,16 @@ class LocalRunner(Runner):
             "run %s %s in %d ms%s", run.id, status, run.duration_ms, f": {error}" if error else ""
         )
 
+    def _end_all(self, runs: Iterable[Run], status: Status, error: SdxlLightningError) -> None:
+        for run in runs:
+            self._end(run, status, error)
+
     async def _dispatch(self) -> None:
         """Hands waiting runs to the worker while it has room."""
-        while self._waiting and len(self._running) < self._capacity:
+        while (worker := self._worker) and self._waiting and len(self._running) < self._capacity:
             run = self._waiting.popleft()
             self._running[run.id] = run
-            await self._send(Submit(run.id, run.parameters))
+            await worker.send(Submit(run.id, run.parameters))
         self._number_the_queue()
 
     def _number_the_queue(self) -> None:
@@ -280,11 +278,3 @@ class LocalRunner(Runner):
             if (run.position, run.message) != (position, message):
                 run.position, run.message = position, message
                 run.changed()
-
-    async def _send(self, order: Order) -> None:
-        # A worker that has just died reads no more; its end is handled where events are read.
-        if self._process is not None and self._process.stdin is not None:
-            try:
-                await self._process.stdin.send(frame(order))
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-                log.debug("the worker no longer reads")

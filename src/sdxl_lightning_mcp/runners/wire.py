@@ -6,12 +6,7 @@ package, one the child of the other, so pickle is safe here and carries pictures
 
 import pickle
 import struct
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-
-import anyio
-from anyio.abc import ByteReceiveStream
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from sdxl_lightning_mcp.catalogue import Model
 from sdxl_lightning_mcp.request import Parameters
@@ -52,14 +47,3 @@ def frame(message: Order | Event) -> bytes:
     """A message as it goes over the pipe."""
     body = pickle.dumps(message)
     return LENGTH.pack(len(body)) + body
-
-
-async def read_events(stream: ByteReceiveStream) -> AsyncIterator[Event]:
-    """What the worker says, until its pipe ends."""
-    buffered = BufferedByteReceiveStream(stream)
-    try:
-        while True:
-            (length,) = LENGTH.unpack(await buffered.receive_exactly(LENGTH.size))
-            yield pickle.loads(await buffered.receive_exactly(length))
-    except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError):
-        return

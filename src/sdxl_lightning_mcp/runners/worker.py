@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from sdxl_lightning_mcp.errors import SdxlLightningError, WeightsError
+from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
 from sdxl_lightning_mcp.run import Event, Loading, NotReady, Ready
 from sdxl_lightning_mcp.runners.wire import LENGTH, Assignment, Cancel, Order, Submit, frame
 
@@ -45,11 +45,12 @@ def _claim_stdout() -> BinaryIO:
 
 def _read_orders(stdin: BinaryIO, orders: queue.SimpleQueue[Order]) -> None:
     """Reads orders in a thread of its own, since torch may be busy for long."""
-    while header := stdin.read(LENGTH.size):
-        body = stdin.read(LENGTH.unpack(header)[0])
-        orders.put(pickle.loads(body))
-    # The parent is gone: nobody waits for what is under way, and the device should be free.
-    os._exit(0)
+    try:
+        while header := stdin.read(LENGTH.size):
+            orders.put(pickle.loads(stdin.read(LENGTH.unpack(header)[0])))
+    finally:
+        # The parent is gone, perhaps in the middle of a word: nobody waits for what is under way.
+        os._exit(0)
 
 
 def _serve(orders: queue.SimpleQueue[Order]) -> Iterator[Event]:
@@ -76,7 +77,7 @@ def _serve(orders: queue.SimpleQueue[Order]) -> Iterator[Event]:
         return
     except Exception as error:
         logging.exception("the worker cannot start")
-        yield NotReady(WeightsError(f"The worker cannot start: {error}"))
+        yield NotReady(RunFailedError(f"The worker cannot start: {error}"))
         return
     # One run more than is computed together may wait at the door, so that the device never does.
     yield Ready(f"{tuning}", capacity=assignment.max_batch + 1)
