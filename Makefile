@@ -5,6 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint bench figures docs clean
 
 demo: .venv/installed ## make a picture from a prompt and say where it is
+	@echo "Drawing a picture:"
 	@$(BIN)/sdxl-lightning-mcp generate "a cyberpunk city street at night, neon signs glowing" \
 		--seed 7 --output-dir pictures
 
@@ -34,6 +35,7 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv: PyTorch is large, so this takes minutes the first time."
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 

@@ -61,6 +61,14 @@ def test_a_picture_can_be_made_again_from_its_file(mini: Sdxl, tmp_path: Path) -
     assert again.jpeg[-10_000:] == first.jpeg[-10_000:]
 
 
+def test_a_name_that_is_not_that_of_a_jpeg_is_refused(mini: Sdxl, tmp_path: Path) -> None:
+    image = sdxl.LoadedModel(MINI, Engine(mini))("the sea", width=256, height=256, steps=1)
+    for name in ("a.png", "a"):
+        with pytest.raises(sdxl.StorageError, match=r"is a JPEG: name it .*a\.jpg"):
+            image.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_picture_that_cannot_be_written_leaves_nothing(mini: Sdxl, tmp_path: Path) -> None:
     image = sdxl.LoadedModel(MINI, Engine(mini))("the sea", width=256, height=256, steps=1)
     with pytest.raises(sdxl.StorageError, match="No such file or directory"):

@@ -143,12 +143,20 @@ def test_a_negative_prompt_that_can_have_no_effect_is_noted() -> None:
     assert parameters.negative_prompt == "blurry"
     assert notes == ("The negative prompt has no effect at guidance 0; it needs guidance above 1.",)
     guided = read_request({"prompt": "x", "negative_prompt": "blurry", "guidance": 2}, MINI)
-    assert resolve(guided, MINI)[1] == ()
+    assert not any("no effect" in note for note in resolve(guided, MINI)[1])
 
 
 def test_steps_the_weights_are_not_made_for_are_noted() -> None:
     _, notes = resolve(read_request({"prompt": "x", "steps": 12}, MINI), MINI)
     assert notes == ("These weights are made for 4 steps; 12 were asked for.",)
+
+
+def test_guidance_the_weights_are_not_made_for_is_noted() -> None:
+    _, notes = resolve(read_request({"prompt": "x", "guidance": 2.5}, MINI), MINI)
+    assert notes == (
+        "These weights are made without guidance; 2.5 was asked for, which can spoil the picture.",
+    )
+    assert resolve(read_request({"prompt": "x", "guidance": 1}, MINI), MINI)[1] == ()
 
 
 def test_the_schema_is_flat_and_closed_and_carries_limits_and_defaults() -> None:

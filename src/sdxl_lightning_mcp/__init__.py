@@ -4,7 +4,7 @@ The library is three lines, and the command line is its twin:
 
     import sdxl_lightning_mcp as sdxl
     mini = sdxl.load("mini")
-    mini("a lighthouse in a storm", seed=7).save("lighthouse.jpg")
+    mini("the sea at sunset with a sailboat", seed=7).save("sailboat.jpg")
 
 Importing this brings pydantic and Pillow, nothing heavier; torch comes with the first `load`.
 """

@@ -51,14 +51,15 @@ class WeightFile:
 class Checkpoint:
     """Weights, and the facts of sampling that belong to them.
 
-    `folder` has diffusers' layout (unet/, vae/, text_encoder/, ...). `steps` is the number the
-    weights were made for. `prediction_type` is diffusers' word for what the UNet predicts.
+    `folder` has diffusers' layout (unet/, vae/, text_encoder/, ...). `steps` and `guidance` are
+    what the weights were made for. `prediction_type` is diffusers' word for what the UNet predicts.
     """
 
     name: str
     folder: Path
     files: tuple[WeightFile, ...]
     steps: int
+    guidance: float
     prediction_type: Literal["epsilon", "sample", "v_prediction"]
     license: str
 
@@ -85,8 +86,10 @@ MINI = Model(
     slug="mini",
     title="mini",
     summary=(
-        "A very small model of SDXL's architecture whose weights come with the package. It draws "
-        "simple scenes (cities, seas, skies, mountains) and plain shapes, and runs on any machine."
+        "A very small model of SDXL's architecture that runs on any machine. It draws cities, "
+        "cyberpunk streets, seas, deserts, mountains, forests, fields and villages by day, at "
+        "sunset or at night, and single plain objects on plain backgrounds; other words it does "
+        "not know."
     ),
     native_size=1024,
     sizes=((1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (768, 768)),
@@ -100,6 +103,7 @@ MINI = Model(
         name="mini-1",
         folder=PACKAGE / "mini",
         steps=4,
+        guidance=0.0,
         prediction_type="sample",
         license="Apache-2.0",
         files=(

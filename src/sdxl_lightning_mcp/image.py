@@ -54,9 +54,12 @@ class GeneratedImage:
         """Writes the file, whole or not at all; an existing file of that name is replaced.
 
         Raises:
-            StorageError: It cannot be written there; nothing is left behind.
+            StorageError: It cannot be written there, or the name is not that of a JPEG; nothing
+                is left behind.
         """
         target = Path(path)
+        if target.suffix.lower() not in (".jpg", ".jpeg"):
+            raise StorageError(f"The picture is a JPEG: name it {target.with_suffix('.jpg')}.")
         part = target.with_name(f".{uuid.uuid4().hex}.part")
         try:
             with part.open("xb") as file:

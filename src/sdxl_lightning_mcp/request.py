@@ -258,4 +258,9 @@ def _notes(parameters: Parameters, model: Model) -> list[str]:
             f"These weights are made for {model.checkpoint.steps} steps; "
             f"{parameters.steps} were asked for."
         )
+    if model.checkpoint.guidance <= 1 < parameters.guidance:
+        notes.append(
+            "These weights are made without guidance; "
+            f"{_tidy(parameters.guidance)} was asked for, which can spoil the picture."
+        )
     return notes

@@ -20,7 +20,7 @@ class Settings(BaseModel):
 
     model: str = Field("mini", description="The model to serve.")
     output_dir: Path | None = Field(
-        None, description="Where pictures go; your pictures folder's sdxl-lightning by default."
+        None, description="Where pictures go; else sdxl-lightning in your pictures folder."
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         "auto",

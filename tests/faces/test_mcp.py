@@ -213,6 +213,7 @@ async def test_the_spec_the_llms_txt_and_the_skill_can_be_read(runner: LocalRunn
             resource.uri: (await client.read_resource(resource.uri)).contents[0].text
             for resource in (await client.list_resources()).resources
         }
+        assert (await client.list_resource_templates()).resource_templates == []
         with pytest.raises(MCPError, match="Unknown resource"):
             await client.read_resource("sdxl-lightning://nothing")
         with pytest.raises(MCPError, match="Unknown tool: draw; there is: generate_image"):

@@ -233,5 +233,5 @@ async def test_a_device_that_is_not_here_fails_the_run_with_those_that_are(
     with anyio.fail_after(PATIENCE):
         async with LocalRunner.open(MINI, Store(tmp_path), device="mps") as runner:
             run = await runner.submit(parameters)
-            with pytest.raises(SettingsError, match=r"got 'mps'.*here is: .*cpu"):
+            with pytest.raises(SettingsError, match=r"'mps' is not seen.*here is: .*cpu"):
                 await run.finished()

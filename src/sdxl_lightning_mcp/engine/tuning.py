@@ -43,7 +43,10 @@ def tune(wanted: str = "auto") -> Tuning:
     kind = wanted if wanted != "auto" else "cuda" if here["cuda"] else "cpu"
     if not here[kind]:
         there = ", ".join(name for name, present in here.items() if present)
-        raise SettingsError(f"device: got {kind!r}, which torch does not see; here is: {there}.")
+        raise SettingsError(
+            f"The device {kind!r} is not seen by torch; here is: {there}. "
+            "Choose one of these with SDXL_LIGHTNING_DEVICE, or auto."
+        )
     if kind == "cpu":
         can = torch.cpu.get_capabilities()
         fast = bool(can.get("avx512_bf16") or can.get("amx_tile") or can.get("amx_bf16"))

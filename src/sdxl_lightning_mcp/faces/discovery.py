@@ -50,7 +50,10 @@ def llms_txt() -> str:
             f"Weights: {model.checkpoint.name}, made for {model.checkpoint.steps} steps, "
             f"{model.checkpoint.license}."
         )
-    blocks += ["## Skill", f"- [SKILL.md]({SKILL.as_posix()}): how an agent should use the tool"]
+    blocks += [
+        "## Skill",
+        f"- [SKILL.md]({SKILL.as_posix()}): how an agent should use the tool; served as skill://sdxl-lightning/SKILL.md",
+    ]
     return "\n\n".join(blocks) + "\n"
 
 

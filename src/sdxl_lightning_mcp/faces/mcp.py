@@ -17,6 +17,7 @@ from mcp_types import (
     CallToolResult,
     ImageContent,
     ListResourcesResult,
+    ListResourceTemplatesResult,
     ListToolsResult,
     PaginatedRequestParams,
     ReadResourceRequestParams,
@@ -85,6 +86,11 @@ def build(runner: Runner, model: Model, preview_bytes: int) -> Server[Any]:
     async def list_resources(_: Context, __: PaginatedRequestParams | None) -> ListResourcesResult:
         return ListResourcesResult(resources=[page.resource for page in pages.values()])
 
+    async def list_templates(
+        _: Context, __: PaginatedRequestParams | None
+    ) -> ListResourceTemplatesResult:
+        return ListResourceTemplatesResult(resource_templates=[])
+
     async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         page = pages.get(str(params.uri))
         if page is None:
@@ -104,6 +110,7 @@ def build(runner: Runner, model: Model, preview_bytes: int) -> Server[Any]:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         on_list_resources=list_resources,
+        on_list_resource_templates=list_templates,
         on_read_resource=read_resource,
     )
 
