@@ -52,7 +52,8 @@ def llms_txt() -> str:
         )
     blocks += [
         "## Skill",
-        f"- [SKILL.md]({SKILL.as_posix()}): how an agent should use the tool; served as skill://sdxl-lightning/SKILL.md",
+        f"- [SKILL.md]({SKILL.as_posix()}): how an agent should use the tool; "
+        "served as skill://sdxl-lightning/SKILL.md",
     ]
     return "\n\n".join(blocks) + "\n"
 
