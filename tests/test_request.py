@@ -123,6 +123,13 @@ def test_every_wrong_field_is_named_at_once() -> None:
     assert [problem.field for problem in refused.value.problems] == ["width", "guidance", "steps"]
 
 
+def test_a_request_made_by_hand_keeps_to_the_models_limits_too() -> None:
+    request = GenerationRequest(prompt="x", steps=50, guidance=15)
+    with pytest.raises(InvalidRequestError) as refused:
+        resolve(request, MINI)
+    assert [problem.field for problem in refused.value.problems] == ["guidance", "steps"]
+
+
 def test_too_many_pixels_are_refused_with_the_largest_size_of_that_shape() -> None:
     request = read_request({"prompt": "x", "width": 2048, "height": 2048}, MINI)
     with pytest.raises(InvalidRequestError, match=r"4,194,304 pixels.*nearest: 1536x1536"):

@@ -119,7 +119,7 @@ def resolve(request: GenerationRequest, model: Model) -> tuple[Parameters, tuple
         The facts, and notes: what will be done otherwise than the caller may expect.
 
     Raises:
-        InvalidRequestError: The picture would have more pixels than the model may draw.
+        InvalidRequestError: A value, or the number of pixels, is beyond what the model allows.
     """
     parameters = Parameters(
         model=model.slug,
@@ -132,6 +132,13 @@ def resolve(request: GenerationRequest, model: Model) -> tuple[Parameters, tuple
         guidance=model.default_guidance if request.guidance is None else request.guidance,
         steps=request.steps or model.default_steps,
     )
+    beyond = [
+        _explain(field, "range", getattr(parameters, field), model)
+        for field, allowed in _limits(model).items()
+        if getattr(parameters, field) not in allowed
+    ]
+    if beyond:
+        raise InvalidRequestError(*beyond)
     _check_pixels(parameters, model)
     return parameters, tuple(_notes(parameters, model))
 
