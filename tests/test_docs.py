@@ -26,6 +26,20 @@ def blocks(language: str) -> list[str]:
     return [body for found, body in fenced if found == language]
 
 
+def python(*arguments: str, folder: Path) -> str:
+    """What Python prints with these arguments, run in that folder."""
+    ended = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
 def commands() -> list[str]:
     return [line[2:] for block in blocks("console") for line in block.splitlines()]
 
@@ -81,16 +95,7 @@ def test_the_readmes_make_targets_are_there_and_ci_calls_the_one_for_tests() -> 
     "command", [c for c in commands() if c.startswith("sdxl-lightning-mcp generate")]
 )
 def test_the_readmes_generate_commands_run(command: str, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "sdxl_lightning_mcp", *shlex.split(command)[1:]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    printed = ended.stdout.strip()
+    printed = python("-m", "sdxl_lightning_mcp", *shlex.split(command)[1:], folder=tmp_path)
     assert Path(json.loads(printed)["path"] if "--json" in command else printed).exists()
 
 
@@ -105,15 +110,7 @@ def test_the_readmes_generate_commands_run(command: str, tmp_path: Path) -> None
     ],
 )
 def test_every_example_runs_and_leaves_a_picture(program: str, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    python("-c", program, folder=tmp_path)
     assert list(tmp_path.glob("*.jpg"))
 
 

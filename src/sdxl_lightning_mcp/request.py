@@ -103,10 +103,7 @@ def read_request(arguments: Mapping[str, Any], model: Model) -> GenerationReques
         for detail in error.errors(include_url=False):
             field = str(detail["loc"][0])
             problems[field] = _explain(field, detail["type"], detail["input"], model)
-    for field, allowed in _limits(model).items():
-        number = _as_number(arguments.get(field))
-        if field not in problems and number is not None and number not in allowed:
-            problems[field] = _explain(field, "range", arguments[field], model)
+    problems |= _beyond(arguments, model)
     if request is None or problems:
         raise InvalidRequestError(*problems.values())
     return request
@@ -132,13 +129,8 @@ def resolve(request: GenerationRequest, model: Model) -> tuple[Parameters, tuple
         guidance=model.default_guidance if request.guidance is None else request.guidance,
         steps=request.steps or model.default_steps,
     )
-    beyond = [
-        _explain(field, "range", getattr(parameters, field), model)
-        for field, allowed in _limits(model).items()
-        if getattr(parameters, field) not in allowed
-    ]
-    if beyond:
-        raise InvalidRequestError(*beyond)
+    if beyond := _beyond(parameters.model_dump(), model):
+        raise InvalidRequestError(*beyond.values())
     _check_pixels(parameters, model)
     return parameters, tuple(_notes(parameters, model))
 
@@ -184,6 +176,16 @@ def _limits(model: Model) -> dict[str, Range]:
         "height": model.side,
         "guidance": model.guidance,
         "steps": model.steps,
+    }
+
+
+def _beyond(values: Mapping[str, Any], model: Model) -> dict[str, Problem]:
+    """The numbers among the values that the model does not allow."""
+    numbers = {field: _as_number(values.get(field)) for field in _limits(model)}
+    return {
+        field: _explain(field, "range", values[field], model)
+        for field, allowed in _limits(model).items()
+        if (number := numbers[field]) is not None and number not in allowed
     }
 
 

@@ -96,6 +96,18 @@ async def test_the_worker_is_gone_when_the_runner_is_left(tmp_path: Path) -> Non
     assert not worker.is_running()
 
 
+async def test_a_run_whose_picture_is_being_written_ends_with_the_runner_too(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path) as runner:
+            run = await runner.submit(parameters)
+            # Nothing is with the worker any more, and the run has not ended: it is being written.
+            while run.step < 4 or runner.status().running:
+                await anyio.lowlevel.checkpoint()
+        assert run.done
+
+
 async def test_a_worker_killed_in_mid_run_is_replaced_and_the_run_begun_anew(
     tmp_path: Path, parameters: Parameters
 ) -> None:

@@ -57,6 +57,8 @@ class LocalRunner(Runner):
         self._max_queue = max_queue
         self._waiting: deque[Run] = deque()
         self._running: dict[str, Run] = {}
+        # Those two, and the runs whose pictures are being written.
+        self._unended: set[Run] = set()
         self._state = "starting"
         self._device: str | None = None
         self._capacity = 0
@@ -90,8 +92,7 @@ class LocalRunner(Runner):
                 raised = error
             finally:
                 tasks.cancel_scope.cancel()
-                runner._end_all(runner._waiting, Status.CANCELED, _closed)
-                runner._end_all(runner._running.values(), Status.CANCELED, _closed)
+                runner._end_all(runner._unended, Status.CANCELED, _closed)
         if raised is not None:
             raise raised
 
@@ -103,6 +104,7 @@ class LocalRunner(Runner):
             wait = f" Try again in about {seconds} s." if seconds else " Try again soon."
             raise QueueFullError(f"{len(self._waiting)} runs are waiting, the most allowed.{wait}")
         run = Run(parameters, [*notes])
+        self._unended.add(run)
         self._waiting.append(run)
         self._wanted.set()
         # Shielded: a caller that gives up here would leave a run that nobody can cancel.
@@ -145,7 +147,6 @@ class LocalRunner(Runner):
         except OSError as error:
             await self._handle(NotReady(RunFailedError(f"No worker can be started: {error}")))
             return
-        cause = ""
         try:
             async for event in worker.events():
                 was_ready = was_ready or isinstance(event, Ready)
@@ -252,13 +253,14 @@ class LocalRunner(Runner):
     def _end(self, run: Run, status: Status, error: SdxlLightningError | None = None) -> None:
         if run.done:
             return
+        self._unended.discard(run)
         run.ended(status, error)
         log.info(
             "run %s %s in %d ms%s", run.id, status, run.duration_ms, f": {error}" if error else ""
         )
 
     def _end_all(self, runs: Iterable[Run], status: Status, error: SdxlLightningError) -> None:
-        for run in runs:
+        for run in [*runs]:
             self._end(run, status, error)
 
     async def _dispatch(self) -> None:
