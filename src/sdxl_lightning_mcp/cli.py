@@ -7,11 +7,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
-from sdxl_lightning_mcp.catalogue import CATALOGUE, find
+from sdxl_lightning_mcp import hub
+from sdxl_lightning_mcp.catalogue import CATALOGUE, MIT, TAESDXL, VAE_FIX
+from sdxl_lightning_mcp.checkpoint import Model, WeightFile, license_notice, license_of
 from sdxl_lightning_mcp.errors import (
     InvalidRequestError,
     SdxlLightningError,
@@ -21,6 +23,9 @@ from sdxl_lightning_mcp.errors import (
 from sdxl_lightning_mcp.request import GenerationRequest, read_request, resolve
 from sdxl_lightning_mcp.run import Run
 from sdxl_lightning_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -70,6 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(generate)
     generate.set_defaults(command=_generate)
 
+    pull = commands.add_parser(
+        "pull", help="fetch a model's weights before they are needed", allow_abbrev=False
+    )
+    pull.add_argument(
+        "name", nargs="?", metavar="MODEL", help="a name that `models` lists; else the setting's"
+    )
+    _add_settings(pull)
+    pull.set_defaults(command=_pull)
+
     models = commands.add_parser("models", help="list the models there are")
     models.set_defaults(command=_models)
 
@@ -79,11 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+FLAGS = ("model", "lora", "vae", "device", "output_dir")
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     # SUPPRESS lets a flag stand before or after the command without undoing the other.
-    for name in ("model", "output_dir"):
+    for name in FLAGS:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
+            action="append" if name == "lora" else "store",
             default=argparse.SUPPRESS,
             help=Settings.model_fields[name].description,
         )
@@ -91,7 +109,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
-    return Settings.load(**{name: given.get(name) for name in ("model", "output_dir")})
+    return Settings.load(**{name: given.get(name) for name in FLAGS})
 
 
 def _quiet_settings(parsed: argparse.Namespace) -> Settings:
@@ -111,22 +129,24 @@ def _start_logging(settings: Settings) -> None:
 
 
 def _serve(parsed: argparse.Namespace) -> None:
-    from sdxl_lightning_mcp.server import serve_stdio
+    from sdxl_lightning_mcp.server import choose_model, serve_stdio
 
     settings = _settings(parsed)
-    find(settings.model)
+    model = choose_model(settings)
     _start_logging(settings)
     # A thread that waits for stdin keeps an orderly end from coming; the worker ends by itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    anyio.run(serve_stdio, settings)
+    anyio.run(serve_stdio, settings, model)
 
 
 def _generate(parsed: argparse.Namespace) -> None:
+    from sdxl_lightning_mcp.server import choose_model
+
     settings = _quiet_settings(parsed)
     wish = {name: getattr(parsed, name) for name in GenerationRequest.model_fields}
-    model = find(settings.model)
+    model = choose_model(settings)
     request = read_request({k: v for k, v in wish.items() if v is not None}, model)
-    run = anyio.run(_make_picture, settings, request)
+    run = anyio.run(_make_picture, settings, model, request)
     if parsed.json:
         print(json.dumps(run.facts))
         return
@@ -135,19 +155,15 @@ def _generate(parsed: argparse.Namespace) -> None:
     print(run.path)
 
 
-async def _make_picture(settings: Settings, request: GenerationRequest) -> Run:
+async def _make_picture(settings: Settings, model: Model, request: GenerationRequest) -> Run:
     """Makes one picture; on a terminal a bar on stderr shows how far it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     from sdxl_lightning_mcp.server import open_runner
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        async with open_runner(settings) as (runner, model):
+    with _progress(*columns) as bar:
+        async with open_runner(settings, model) as runner:
             parameters, notes = resolve(request, model)
             run = await runner.submit(parameters, notes)
             task = bar.add_task("starting", total=None)
@@ -158,15 +174,89 @@ async def _make_picture(settings: Settings, request: GenerationRequest) -> Run:
     return run
 
 
+def _progress(*columns: "ProgressColumn") -> "Progress":
+    """A bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _pull(parsed: argparse.Namespace) -> None:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from sdxl_lightning_mcp.server import choose_model
+
+    settings = _quiet_settings(parsed)
+    if parsed.name:
+        settings = settings.model_copy(update={"model": parsed.name})
+    model = choose_model(settings)
+    files = model.checkpoint.all_files
+    wanted = hub.missing(files)
+    # Once for each licence: with the first file that comes under it.
+    known = {license_of(file) for file in files if file not in wanted}
+    for notice in license_notice(file for file in wanted if license_of(file) not in known):
+        print(notice, file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with _progress(*columns) as bar:
+        task = bar.add_task("")
+
+        def tell(transfer: hub.Transfer) -> None:
+            bar.update(
+                task, description=transfer.what, completed=transfer.done, total=transfer.total
+            )
+
+        hub.fetch(files, tell, model.selector)
+        hub.verify(files, tell)
+    got = (
+        f"{len(wanted)} files ({hub.gigabytes(hub.size(wanted))}) fetched"
+        if wanted
+        else "nothing to fetch"
+    )
+    print(f"{model.checkpoint.name}: {got}, all {len(files)} files are here and right.")
+
+
 def _models(_: argparse.Namespace) -> None:
+    """Every entry of the catalogue: what it is, its steps, its size, whether it is here."""
+    rows: list[tuple[str, ...]] = [("", "steps", "size", "to fetch", "licence")]
     for model in CATALOGUE.values():
-        size = sum(file.bytes for file in model.checkpoint.files) / 1e6
-        print(f"{model.slug}  {model.native_size}x{model.native_size}, {size:.1f} MB")
-        print(f"  {model.summary}")
-        print(
-            f"  steps {model.default_steps} ({model.steps}), "
-            f"guidance {model.default_guidance:g} ({model.guidance}), {model.checkpoint.license}"
-        )
+        rows.append((f"{model.slug}: {model.summary}",))
+        rows += [
+            _row(one.name, str(one.steps), one.all_files, one.license.name)
+            for one in (*model.checkpoints, *model.variants)
+        ]
+    rows.append(("Parts that the models above share:",))
+    rows.append(_row("sdxl-vae-fp16-fix", "", VAE_FIX, MIT.name))
+    rows.append(_row("taesdxl (--vae tiny)", "", TAESDXL, MIT.name))
+    for row in rows:
+        if len(row) == 1:
+            print(f"\n{row[0]}")
+        else:
+            print("  {:<30}{:>5}  {:>9}  {:>9}  {}".format(*row))
+
+
+def _row(name: str, steps: str, files: Sequence[WeightFile], license: str) -> tuple[str, ...]:
+    absent = hub.missing(files)
+    return (
+        name,
+        steps,
+        hub.gigabytes(hub.size(files)),
+        hub.gigabytes(hub.size(absent)) if absent else "on disk",
+        license,
+    )
 
 
 def _doctor(parsed: argparse.Namespace) -> None:

@@ -36,6 +36,11 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Rested:
+    """The weights have left the device for want of work; the next run brings them back."""
+
+
+@dataclass(frozen=True)
 class Loading:
     """The device is getting ready; `what` is being done now."""
 
@@ -51,9 +56,10 @@ class NotReady:
 
 @dataclass(frozen=True)
 class Admitted:
-    """The device has begun with this run."""
+    """The device has begun with this run; `expected` are seconds, where they are many."""
 
     run_id: str
+    expected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Canceled:
     run_id: str
 
 
-DeviceEvent = Loading | Ready | NotReady
+DeviceEvent = Loading | Ready | NotReady | Rested
 RunEvent = Admitted | Stepped | Finished | Failed | Canceled
 Event = DeviceEvent | RunEvent
 

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from sdxl_lightning_mcp.engine.estimate import Estimator
+from sdxl_lightning_mcp.engine.memory import is_out_of_memory
 from sdxl_lightning_mcp.engine.sdxl import Sample, Sdxl
 from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
 from sdxl_lightning_mcp.image import encode
@@ -18,12 +20,14 @@ class Engine:
     """Carries out runs on one device; several can be under way, each at its own step.
 
     `max_batch` samples at most share a UNet call. With 1, every picture is computed alone and is
-    bitwise repeatable; with more, a picture equals the one made alone up to rounding.
+    bitwise repeatable; with more, a picture equals the one made alone up to rounding. An
+    `estimator` tells beforehand how long a run will take.
     """
 
-    def __init__(self, sdxl: Sdxl, max_batch: int = 1) -> None:
+    def __init__(self, sdxl: Sdxl, max_batch: int = 1, estimator: Estimator | None = None) -> None:
         self.sdxl = sdxl
         self.max_batch = max_batch
+        self.estimator = estimator
         self.waiting: deque[tuple[str, Parameters]] = deque()
         self.active: list[Sample] = []
 
@@ -54,11 +58,11 @@ class Engine:
         """Begins with runs that wait, while the batch has room."""
         while self.waiting and len(self.active) < self.max_batch:
             run_id, parameters = self.waiting.popleft()
-            yield Admitted(run_id)
             try:
+                yield Admitted(run_id, self.estimator and self.estimator.seconds(parameters))
                 self.active.append(self.sdxl.prepare(run_id, parameters))
             except Exception as error:
-                yield _failed(run_id, error)
+                yield from self._recover(run_id, parameters, error)
 
     def step(self) -> Iterator[RunEvent]:
         """One UNet call for the oldest sample and those that can share it."""
@@ -70,7 +74,8 @@ class Engine:
             self.sdxl.denoise(together)
         except Exception as error:
             self.active = [sample for sample in self.active if sample not in together]
-            yield from (_failed(sample.run_id, error) for sample in together)
+            for sample in together:
+                yield from self._recover(sample.run_id, sample.parameters, error, sample)
             return
         yield from (Stepped(sample.run_id, sample.step) for sample in together)
 
@@ -84,14 +89,46 @@ class Engine:
                 image = encode(picture, sample.parameters, datetime.now(UTC), sample.notes)
                 yield Finished(sample.run_id, image)
             except Exception as error:
-                yield _failed(sample.run_id, error)
+                yield from self._recover(sample.run_id, sample.parameters, error, sample)
+
+    def _recover(
+        self, run_id: str, parameters: Parameters, error: Exception, sample: Sample | None = None
+    ) -> Iterator[RunEvent]:
+        """Begins a run anew where memory ran out and less can be held; else it has failed.
+
+        One run's failure must not stop the loop for the others.
+        """
+        if isinstance(error, SdxlLightningError):
+            yield Failed(run_id, error)
+            return
+        again = sample is None or not sample.second_try
+        if is_out_of_memory(error) and again and self.sdxl.step_down():
+            try:
+                anew = self.sdxl.prepare(run_id, parameters)
+            except Exception:
+                log.exception("run %s cannot be begun anew", run_id)
+                yield _failed(run_id, error)
+                return
+            anew.second_try = True
+            anew.notes.append(
+                "The device ran out of memory; the picture was begun anew with less on it "
+                f"({self.sdxl.tuning.tier})."
+            )
+            self.active.append(anew)
+            yield Stepped(run_id, 0)
+            return
+        yield _failed(run_id, error)
 
 
 def _failed(run_id: str, error: Exception) -> Failed:
-    """One run's failure must not stop the loop for the others."""
-    if isinstance(error, SdxlLightningError):
-        return Failed(run_id, error)
-    log.exception("run %s failed", run_id)
+    log.error("run %s failed", run_id, exc_info=error)
+    if is_out_of_memory(error):
+        return Failed(
+            run_id,
+            RunFailedError(
+                "The device's memory does not suffice for this picture. Try a smaller size, "
+                "--vae tiny, or close what else uses the device."
+            ),
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    cure = " Try a smaller size." if "memory" in reason.lower() else ""
-    return Failed(run_id, RunFailedError(f"The run failed on the device: {reason}.{cure}"))
+    return Failed(run_id, RunFailedError(f"The run failed on the device: {reason}."))

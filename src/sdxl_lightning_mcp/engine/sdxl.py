@@ -1,34 +1,55 @@
 """SDXL as three acts: encode the prompts, denoise, decode (Podell et al., arXiv 2307.01952)."""
 
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sdxl_lightning_mcp.catalogue import Checkpoint
+from sdxl_lightning_mcp.checkpoint import Checkpoint
+from sdxl_lightning_mcp.engine.lora import read_changes
+from sdxl_lightning_mcp.engine.memory import (
+    Residence,
+    Tier,
+    choose_tier,
+    free_memory,
+    release_memory,
+)
+from sdxl_lightning_mcp.engine.prompts import TOKENS, PromptEncoder
 from sdxl_lightning_mcp.engine.sampling import (
-    PredictionType,
     Schedule,
     euler_step,
     gaussian_noise,
+    make_schedule,
     scale_input,
-    trailing_schedule,
 )
 from sdxl_lightning_mcp.engine.tuning import Tuning
-from sdxl_lightning_mcp.engine.weights import Networks, open_networks
+from sdxl_lightning_mcp.engine.weights import (
+    Networks,
+    build_networks,
+    build_unet,
+    check_unet,
+    fill_networks,
+    fill_unet,
+    measure,
+)
 from sdxl_lightning_mcp.errors import RunFailedError
+from sdxl_lightning_mcp.hub import verify
 from sdxl_lightning_mcp.request import Parameters
 
-TOKENS = 77
+# With fewer parameters a picture takes seconds on any processor.
+LARGE = 500_000_000
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """What the UNet is told about one picture.
 
-    `tokens`: (1, 77, width of both text encoders). `pooled`: (1, width of the second's
+    `tokens`: (1, 77 x chunks, width of both text encoders). `pooled`: (1, width of the second's
     projection). `sizes`: (1, 6), SDXL's micro-conditioning.
     """
 
@@ -42,17 +63,20 @@ class Sample:
     """One picture between noise and image.
 
     `latents`: (1, channels, h, w), float32, at noise level `schedule.sigmas[step]`.
-    `negative` is only there where guidance asks for a second branch.
+    `negative` is only there where guidance asks for a second branch. `second_try` says that the
+    first one ran out of memory.
     """
 
     run_id: str
     parameters: Parameters
+    checkpoint: Checkpoint
     positive: Conditioning
     negative: Conditioning | None
     latents: Tensor
     schedule: Schedule
     step: int = 0
     notes: list[str] = field(default_factory=list[str])
+    second_try: bool = False
 
     @property
     def denoised(self) -> bool:
@@ -60,47 +84,75 @@ class Sample:
         return self.step == self.parameters.steps
 
     @property
-    def batch_key(self) -> tuple[int, ...]:
+    def batch_key(self) -> tuple[object, ...]:
         """Samples with the same key can share a UNet call."""
-        return tuple(self.latents.shape)
+        return (self.checkpoint.name, self.positive.tokens.shape[1], *self.latents.shape)
 
 
 class Sdxl:
-    """A checkpoint of SDXL's architecture on one device."""
+    """A model of SDXL's architecture on one device.
 
-    def __init__(self, networks: Networks, prediction_type: PredictionType, tuning: Tuning):
-        self.networks = networks
-        self.prediction_type: PredictionType = prediction_type
+    `checkpoints` are those it can work with, the first one to begin with; they differ in their
+    UNet alone, and one UNet is held at a time.
+    """
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], networks: Networks, tuning: Tuning):
+        self.checkpoints = {checkpoint.name: checkpoint for checkpoint in checkpoints}
         self.tuning = tuning
-        self.latent_scale = 2 ** (len(_config(networks.vae).block_out_channels) - 1)
+        vae, unet = _config(networks.vae), _config(networks.unet)
+        levels = vae.get("block_out_channels") or vae.encoder_block_out_channels
+        self.latent_scale = 2 ** (len(levels) - 1)
+        self.channels: int = unet.in_channels
+        self._large = networks.unet.num_parameters() > LARGE
+        self._loaded = checkpoints[0]
+        self._away: list[Residence] = []
+        self._networks: Networks | None = None
+        self._prompts: PromptEncoder
+        self._hold(networks)
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint, tuning: Tuning) -> "Sdxl":
-        """Opens a verified checkpoint. Raises WeightsError."""
-        return cls(open_networks(checkpoint, tuning), checkpoint.prediction_type, tuning)
+    def open(
+        cls, checkpoint: Checkpoint, tuning: Tuning, others: Sequence[Checkpoint] = ()
+    ) -> "Sdxl":
+        """Opens verified files; what lies on the device follows from its free memory.
+
+        Raises:
+            WeightsError: A file cannot be opened or does not fit.
+            DeviceMemoryError: The device has too little memory.
+        """
+        networks = build_networks(checkpoint)
+        tier = choose_tier(
+            measure(networks, tuning), free_memory(tuning.device), tuning.device.type, tuning.tier
+        )
+        tuning = replace(tuning, tier=tier)
+        fill_networks(networks, checkpoint, tuning)
+        return cls([checkpoint, *(one for one in others if one != checkpoint)], networks, tuning)
+
+    @property
+    def takes_minutes(self) -> bool:
+        """Whether a picture may take so long that it should be said before."""
+        return self.tuning.device.type == "cpu" and self._large
+
+    # --- the three acts --------------------------------------------------------------------
 
     @torch.inference_mode()
     def prepare(self, run_id: str, parameters: Parameters) -> Sample:
         """Encodes the prompts and draws the noise: everything before the first step."""
+        checkpoint = self.checkpoints[parameters.checkpoint]
         scale = self.latent_scale
         shape = (-(-parameters.height // scale), -(-parameters.width // scale))
-        channels = _config(self.networks.unet).in_channels
-        schedule = trailing_schedule(parameters.steps)
-        noise = gaussian_noise(parameters.seed, (1, channels, *shape))
-        positive, lost = self._encode(parameters.prompt, parameters)
-        notes = _lost_note("prompt", lost)
-        negative = None
-        if parameters.guidance > 1:
-            negative, lost = self._encode_negative(positive, parameters)
-            notes += _lost_note("negative prompt", lost)
+        schedule = make_schedule(parameters.steps, checkpoint.spacing)
+        noise = gaussian_noise(parameters.seed, (1, self.channels, *shape))
+        positive, negative, notes = self._encode(parameters, checkpoint)
         if (shape[0] * scale, shape[1] * scale) != (parameters.height, parameters.width):
             notes.append(f"Drawn at {shape[1] * scale}x{shape[0] * scale} and cut to size.")
         return Sample(
             run_id,
             parameters,
+            checkpoint,
             positive,
             negative,
-            (noise * schedule.sigmas[0]).to(self.tuning.device),
+            (noise * schedule.start).to(self.tuning.device),
             schedule,
             notes=notes,
         )
@@ -109,9 +161,10 @@ class Sdxl:
     def denoise(self, samples: list[Sample]) -> None:
         """Moves every sample one step on, in one UNet call.
 
-        The samples have latents of one shape; each stands at its own timestep and may or may not
+        The samples have one `batch_key`; each stands at its own timestep and may or may not
         have a guidance branch. The negative branches come first in the batch, as in diffusers.
         """
+        self._load_unet(samples[0].checkpoint)
         guided = [sample for sample in samples if sample.negative is not None]
         rows = [*guided, *samples]
         told = [cast(Conditioning, sample.negative) for sample in guided]
@@ -132,7 +185,7 @@ class Sdxl:
             guided_output,
             self._levels(samples, 0),
             self._levels(samples, 1),
-            self.prediction_type,
+            samples[0].checkpoint.prediction_type,
         )
         for row, sample in enumerate(samples):
             sample.latents = stepped[row : row + 1]
@@ -143,18 +196,97 @@ class Sdxl:
         """Decodes denoised latents into an RGB picture of the size asked for.
 
         Raises:
-            RunFailedError: The networks brought forth no numbers.
+            RunFailedError: The networks brought forth no numbers, or nothing but black.
         """
         vae: Any = self.networks.vae
-        latents = (sample.latents / vae.config.scaling_factor).to(self.tuning.dtype)
+        latents = (sample.latents / vae.config.scaling_factor).to(vae.dtype)
         pixels = vae.decode(latents, return_dict=False)[0][0].float()
         if not bool(torch.isfinite(pixels).all()):
-            raise RunFailedError("The picture came out as not-a-number; try another data type.")
+            raise RunFailedError(
+                "The picture came out as not-a-number; the weights do not suit this data type "
+                f"({vae.dtype}) or are broken."
+            )
         levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        if not bool(levels.any()):
+            raise RunFailedError("The picture came out all black; it is not kept.")
         picture = Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), "RGB")
         width, height = sample.parameters.width, sample.parameters.height
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         return picture.crop((left, top, left + width, top + height))
+
+    # --- memory ----------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Lets go of the weights until the next run: a GPU's go to host memory, a CPU's to disk."""
+        if self._networks is None or self._away:
+            return
+        device, networks = self.tuning.device, self._networks
+        if device.type == "cpu":
+            self._networks = None
+            del self._prompts
+        else:
+            movable: list[torch.nn.Module] = [networks.vae]
+            if self.tuning.tier < Tier.PARKED:
+                movable += networks.text_encoders
+            if self.tuning.tier < Tier.STREAMED:
+                movable.append(networks.unet)
+            self._away = [Residence(network, device) for network in movable]
+            for residence in self._away:
+                residence.leave()
+        release_memory(device)
+
+    def step_down(self) -> bool:
+        """Holds less on the device from now on; False where less is not possible."""
+        if self.tuning.tier is Tier.STREAMED:
+            return False
+        self.tuning = replace(self.tuning, tier=Tier(self.tuning.tier + 1))
+        log.warning("out of memory on the device; from now on: %s", self.tuning.tier)
+        self._networks, self._away = None, []
+        del self._prompts
+        release_memory(self.tuning.device)
+        return True
+
+    @property
+    def networks(self) -> Networks:
+        """The networks, with their weights where they belong."""
+        while self._away:
+            self._away.pop().bring()
+        if self._networks is None:
+            # A run is in inference mode, and weights born there could not be moved later.
+            with torch.inference_mode(False):
+                networks = build_networks(self._loaded)
+                fill_networks(networks, self._loaded, self.tuning)
+                self._hold(networks)
+        assert self._networks is not None
+        return self._networks
+
+    def _hold(self, networks: Networks) -> None:
+        self._networks = networks
+        self._prompts = PromptEncoder(
+            networks.tokenizers, networks.text_encoders, self._loaded.prompt_chunks, self.tuning
+        )
+
+    @torch.inference_mode(False)
+    def _load_unet(self, wanted: Checkpoint) -> None:
+        """Exchanges the UNet where another checkpoint's turn it is; else the old one stays."""
+        if wanted == self._loaded:
+            return
+        verify(wanted.all_files, lambda transfer: log.info("%s", transfer))
+        check_unet(wanted)
+        unet = build_unet(wanted)
+        # The old one is let go before the new one comes: two do not fit.
+        self._networks = replace(self.networks, unet=unet)
+        release_memory(self.tuning.device)
+        try:
+            changes = read_changes(wanted.loras, {"unet": unet})
+            fill_unet(unet, wanted, self.tuning, changes["unet"])
+        except BaseException:
+            # Half a UNet is none: the next run opens the old one again.
+            self._networks = None
+            raise
+        self._loaded = wanted
+
+    # --- one UNet call ---------------------------------------------------------------------
 
     def _call_unet(self, rows: list[Sample], told: list[Conditioning]) -> Tensor:
         """The UNet's predictions in float32, one for each row."""
@@ -179,53 +311,42 @@ class Sdxl:
         levels = torch.stack([sample.schedule.sigmas[sample.step + ahead] for sample in samples])
         return levels.to(self.tuning.device).view(-1, 1, 1, 1)
 
-    def _encode(self, text: str, parameters: Parameters) -> tuple[Conditioning, str]:
-        """Encodes one prompt; also returns the words that did not fit."""
-        hidden: list[Tensor] = []
-        pooled = lost = None
-        for tokenizer, encoder in zip(
-            self.networks.tokenizers, self.networks.text_encoders, strict=True
-        ):
-            ids, lost = _tokenize(tokenizer, text)
-            output: Any = encoder(ids.to(self.tuning.device), output_hidden_states=True)
-            # SDXL reads the last layer but one, and the second encoder's pooled projection.
-            hidden.append(output.hidden_states[-2])
-            pooled = output[0]
+    def _encode(
+        self, parameters: Parameters, checkpoint: Checkpoint
+    ) -> tuple[Conditioning, Conditioning | None, list[str]]:
+        """What the UNet is told, where guidance asks for it also of what is not wanted."""
+        assert self.networks
+        encoder = self._prompts
+        wanted = encoder.encode(parameters.prompt)
+        notes = _lost_note("prompt", wanted.lost, checkpoint.prompt_chunks)
         height, width = parameters.height, parameters.width
         sizes = torch.tensor(
-            [[height, width, 0, 0, height, width]], dtype=hidden[0].dtype, device=hidden[0].device
+            [[height, width, 0, 0, height, width]],
+            dtype=wanted.tokens.dtype,
+            device=wanted.tokens.device,
         )
-        return Conditioning(torch.cat(hidden, dim=-1), cast(Tensor, pooled), sizes), lost or ""
-
-    def _encode_negative(
-        self, positive: Conditioning, parameters: Parameters
-    ) -> tuple[Conditioning, str]:
-        if parameters.negative_prompt:
-            return self._encode(parameters.negative_prompt, parameters)
-        # SDXL was trained with zeros, not with the encoding of an empty text.
-        nothing = Conditioning(
-            torch.zeros_like(positive.tokens), torch.zeros_like(positive.pooled), positive.sizes
-        )
-        return nothing, ""
-
-
-def _tokenize(tokenizer: Any, text: str) -> tuple[Tensor, str]:
-    """Token ids (1, 77), and the words beyond them."""
-    # A "<|endoftext|>" that a person types is text, not the end of their prompt.
-    ids: list[int] = tokenizer(text, split_special_tokens=True).input_ids
-    lost = ""
-    if len(ids) > TOKENS:
-        lost = tokenizer.decode(ids[TOKENS - 1 : -1]).strip()
-        ids = [*ids[: TOKENS - 1], ids[-1]]
-    padding = [tokenizer.pad_token_id] * (TOKENS - len(ids))
-    return torch.tensor([ids + padding]), lost
+        positive = Conditioning(wanted.tokens, wanted.pooled, sizes)
+        if parameters.guidance <= 1:
+            return positive, None, notes
+        if not parameters.negative_prompt:
+            # SDXL was trained with zeros, not with the encoding of an empty text.
+            zeros = torch.zeros_like
+            return positive, Conditioning(zeros(wanted.tokens), zeros(wanted.pooled), sizes), notes
+        unwanted = encoder.encode(parameters.negative_prompt)
+        notes += _lost_note("negative prompt", unwanted.lost, checkpoint.prompt_chunks)
+        # The two share a call, so that they need one length.
+        length = max(wanted.tokens.shape[1], unwanted.tokens.shape[1])
+        positive = replace(positive, tokens=encoder.lengthened(wanted.tokens, length))
+        tokens = encoder.lengthened(unwanted.tokens, length)
+        return positive, Conditioning(tokens, unwanted.pooled, sizes), notes
 
 
-def _lost_note(what: str, lost: str) -> list[str]:
+def _lost_note(what: str, lost: str, chunks: int) -> list[str]:
     if not lost:
         return []
+    read = TOKENS if chunks == 1 else (TOKENS - 2) * chunks
     shown = lost if len(lost) <= 200 else f"{lost[:200]}... ({len(lost):,} characters)"
-    return [f'The {what} was cut after {TOKENS} tokens; not read: "{shown}"']
+    return [f'The {what} was cut after {read} tokens; not read: "{shown}"']
 
 
 def _config(network: Any) -> Any:

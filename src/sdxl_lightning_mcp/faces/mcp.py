@@ -30,7 +30,7 @@ from mcp_types import (
     ToolAnnotations,
 )
 
-from sdxl_lightning_mcp.catalogue import Model
+from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import SdxlLightningError
 from sdxl_lightning_mcp.faces import discovery
 from sdxl_lightning_mcp.image import preview
@@ -120,7 +120,7 @@ def _tool(model: Model) -> Tool:
         name=TOOL,
         title="Generate image",
         description=(
-            f"Draws a picture from a prompt with {model.title} on this machine; it takes seconds. "
+            f"Draws a picture from a prompt with {model.title} on this machine. "
             "Answers with a preview you can see, the path of the full JPEG file, and the seed. "
             f"{model.summary}"
         ),

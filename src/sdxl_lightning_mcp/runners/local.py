@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from sdxl_lightning_mcp.catalogue import Model
+from sdxl_lightning_mcp.checkpoint import Model, license_notice
 from sdxl_lightning_mcp.errors import (
     QueueFullError,
     RunCanceledError,
@@ -17,6 +17,7 @@ from sdxl_lightning_mcp.errors import (
     SdxlLightningError,
     StorageError,
 )
+from sdxl_lightning_mcp.hub import missing, size
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import (
     Admitted,
@@ -27,6 +28,7 @@ from sdxl_lightning_mcp.run import (
     Loading,
     NotReady,
     Ready,
+    Rested,
     Run,
     RunEvent,
     Status,
@@ -43,6 +45,8 @@ _closed = RunCanceledError("The server was closed before the run ended.")
 
 # A run whose worker died under it twice is taken to be what kills workers.
 MAX_ATTEMPTS = 2
+# What takes longer is announced.
+LONG_SECONDS = 60
 
 
 class LocalRunner(Runner):
@@ -63,6 +67,8 @@ class LocalRunner(Runner):
         self._device: str | None = None
         self._capacity = 0
         self._refused = False
+        # Said with the runs that wait for weights to be fetched.
+        self._license_notes: list[str] = []
         self._worker: WorkerProcess | None = None
         self._wanted = anyio.Event()
         self._mean_ms = 0.0
@@ -78,10 +84,18 @@ class LocalRunner(Runner):
         device: str = "auto",
         max_batch: int = 1,
         max_queue: int = 32,
+        idle_seconds: float | None = None,
         log_level: str = "info",
     ) -> AsyncGenerator["LocalRunner"]:
         """Starts loading in the background and yields the runner; ends the worker on leaving."""
-        runner = cls(Assignment(model, device, max_batch, log_level), store, max_queue)
+        assignment = Assignment(
+            model=model,
+            device=device,
+            max_batch=max_batch,
+            idle_seconds=idle_seconds,
+            log_level=log_level,
+        )
+        runner = cls(assignment, store, max_queue)
         raised: Exception | None = None
         async with runner._tasks as tasks:
             tasks.start_soon(runner._supervise)
@@ -103,7 +117,7 @@ class LocalRunner(Runner):
             seconds = math.ceil(self._mean_ms / 1000 * (len(self._waiting) + len(self._running)))
             wait = f" Try again in about {seconds} s." if seconds else " Try again soon."
             raise QueueFullError(f"{len(self._waiting)} runs are waiting, the most allowed.{wait}")
-        run = Run(parameters, [*notes])
+        run = Run(parameters, [*notes, *self._license_notes])
         self._unended.add(run)
         self._waiting.append(run)
         self._wanted.set()
@@ -133,6 +147,15 @@ class LocalRunner(Runner):
 
     async def _supervise(self) -> None:
         """Starts a worker, and another one after its death as soon as a run wants it."""
+        absent = await anyio.to_thread.run_sync(
+            missing, self._assignment.model.checkpoint.all_files
+        )
+        if absent:
+            self._license_notes = license_notice(absent)
+            # Gigabytes are not fetched because a client was started, but because one asks.
+            self._state = f"the first run fetches {size(absent) / 1e9:.1f} GB of weights"
+            log.info("%s", self._state)
+            await self._wanted.wait()
         while True:
             await self._live_one_life()
             if not self._waiting:
@@ -193,8 +216,11 @@ class LocalRunner(Runner):
             case Ready(description, capacity):
                 log.info("ready: %s on %s", self._assignment.model.slug, description)
                 self._state, self._device, self._capacity = "ready", description, capacity
+                self._license_notes = []
                 self._number_the_queue()
                 await self._dispatch()
+            case Rested():
+                self._state = "resting, the next run brings the weights back"
             case NotReady(error):
                 self._state, self._refused = f"not ready: {error}", True
                 self._end_all(self._waiting, Status.FAILED, error)
@@ -207,9 +233,14 @@ class LocalRunner(Runner):
         if run is None:
             return
         match event:
-            case Admitted() if not run.done:
+            case Admitted(expected=expected) if not run.done:
+                self._state = "ready"
                 run.attempts += 1
                 run.started_now()
+                if expected is not None and expected >= LONG_SECONDS:
+                    run.message = f"about {math.ceil(expected / 60)} minutes on {self._device}"
+                    log.warning("run %s: %s", run.id, run.message)
+                    run.changed()
             case Stepped(step=step) if not run.done:
                 run.step = step
                 run.message = f"step {step} of {run.parameters.steps}"
