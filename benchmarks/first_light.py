@@ -85,7 +85,7 @@ def server(folder: Path) -> StdioServerParameters:
     """The server as a client starts it."""
     return StdioServerParameters(
         command=sys.executable,
-        args=["-m", "sdxl_lightning_mcp", "--output-dir", str(folder)],
+        args=["-m", "sdxl_lightning_mcp", "--model", "mini", "--output-dir", str(folder)],
         env={"SDXL_LIGHTNING_LOG_LEVEL": "warning"},
     )
 
@@ -207,7 +207,15 @@ async def bad_input(folder: Path, _: int) -> dict[str, Any]:
 
 async def end_of_stdin(folder: Path, _: int) -> dict[str, Any]:
     """From the end of stdin, in the middle of loading, to the end of server and worker."""
-    command = [sys.executable, "-m", "sdxl_lightning_mcp", "--output-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "sdxl_lightning_mcp",
+        "--model",
+        "mini",
+        "--output-dir",
+        str(folder),
+    ]
     environment = {**os.environ, "SDXL_LIGHTNING_LOG_LEVEL": "warning"}
     async with await anyio.open_process(
         command, stdin=subprocess.PIPE, stderr=None, env=environment

@@ -110,9 +110,14 @@ def measure(folder: Path, device: str, dtype: str) -> dict[str, Any]:
             sdxl.denoise([sample])
         sdxl.decode(sample)
         took = time.perf_counter() - started
+    networks = sdxl.held.networks
     weights = sum(
         tensor.nbytes
-        for network in (sdxl.networks.unet, sdxl.networks.vae, *sdxl.networks.text_encoders)
+        for network in (
+            sdxl.held.networks.unet,
+            sdxl.held.networks.vae,
+            *sdxl.held.networks.text_encoders,
+        )
         for tensor in network.parameters()
     )
     return {

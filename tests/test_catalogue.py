@@ -1,16 +1,18 @@
 """The models as data, and the files that the data speaks of."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sdxl_lightning_mcp.catalogue import CATALOGUE, MINI, MINI_FOLDER, find
-from sdxl_lightning_mcp.checkpoint import Checkpoint, Range
+from sdxl_lightning_mcp.checkpoint import Checkpoint, Model, Range, Repository
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU
 from sdxl_lightning_mcp.errors import UnknownModelError, WeightsError
+from sdxl_lightning_mcp.faces.discovery import llms_txt, model_spec
 from sdxl_lightning_mcp.hub import Transfer, size, verify
 from sdxl_lightning_mcp.request import GenerationRequest, resolve
 
@@ -87,6 +89,24 @@ def test_an_unknown_model_is_refused_with_those_there_are() -> None:
         match=r"there are: sd-xl-lightning, .*mini\?",
     ):
         find("minni")
+
+
+@pytest.mark.parametrize("model", CATALOGUE.values(), ids=CATALOGUE)
+def test_the_spec_carries_the_licence_with_what_it_forbids(model: Model) -> None:
+    license = model_spec(model)["license"]
+    assert license["name"] == model.checkpoint.license.name
+    assert bool(license["not_allowed"]) == ("RAIL" in license["name"])
+    assert llms_txt().count("; not for breaking the law, harming minors") == 2
+
+
+def test_every_file_from_the_hub_is_pinned_sized_and_hashed() -> None:
+    for model in CATALOGUE.values():
+        for checkpoint in (*model.checkpoints, *model.variants):
+            for file in checkpoint.all_files:
+                if isinstance(file.source, Repository):
+                    assert re.fullmatch(r"[0-9a-f]{40}", file.source.revision)
+                    assert re.fullmatch(r"[0-9a-f]{64}", file.sha256 or "")
+                    assert file.bytes
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Weights on their way here: over real HTTP, into huggingface_hub's own cache."""
 
+import contextlib
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,6 +73,25 @@ def test_pull_fetches_only_the_files_that_the_model_needs(person: Person, hub: H
     assert ended.stdout.endswith("all 16 files are here and right.\n")
 
 
+def test_on_a_terminal_a_bar_shows_how_much_has_come(person: Person) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, LAUNCH, person.root, "pull"],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**person.environment, "TERM": "xterm", "COLUMNS": "200"},
+    ):
+        os.close(theirs)
+        shown = b""
+        # Linux says so with an error when the other end is closed.
+        with contextlib.suppress(OSError):
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        os.close(ours)
+    assert b"fetching small/lightning/small_4step_unet.safetensors" in shown
+    assert b"/56.9 MB" in shown
+
+
 def test_the_licence_and_what_it_forbids_are_shown_at_the_first_pull_only(person: Person) -> None:
     first, second = person.runs("pull"), person.runs("pull", "small_8step_unet")
     assert "CreativeML Open RAIL++-M" in first.stderr
@@ -131,6 +152,21 @@ def test_a_file_with_other_contents_is_refused_and_not_kept(person: Person, hub:
     assert person.runs("pull").returncode == 0
 
 
+def test_a_file_that_went_bad_in_the_cache_is_named_and_pull_gets_it_anew(
+    person: Person, hub: Hub
+) -> None:
+    assert person.runs("pull").returncode == 0
+    (here,) = (person.cache / "models--small--lightning").glob("snapshots/*/*unet.safetensors")
+    blob = here.resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    drawn = person.runs("generate", "a house")
+    assert drawn.returncode == 1
+    assert "has other contents than published. Get it anew with: " in drawn.stderr
+    assert drawn.stderr.strip().endswith("sdxl-lightning-mcp pull small")
+    assert person.runs("pull").returncode == 0
+    assert blob.read_bytes() == (hub.root / UNET).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -151,7 +187,7 @@ def test_a_hub_that_does_not_give_is_named_with_the_cure_at_once(
     assert message.endswith("go on with: sdxl-lightning-mcp pull small")
 
 
-def test_a_full_disk_leaves_nothing_that_is_taken_for_a_file(person: Person, hub: Hub) -> None:
+def test_a_write_that_fails_leaves_nothing_taken_for_a_file(person: Person, hub: Hub) -> None:
     # The shell's limit on a file's size stands in for the end of the disk: the write fails.
     full = subprocess.run(
         ["bash", "-c", f"ulimit -f 4096; exec {sys.executable} {LAUNCH} {person.root} pull"],

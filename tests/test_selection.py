@@ -62,6 +62,10 @@ def test_auto_is_lightning_on_a_gpu_that_holds_it_and_else_mini_that_says_why() 
         assert "--model sd-xl-lightning" in note
 
 
+def test_auto_does_not_look_for_a_gpu_where_the_processor_was_asked_for() -> None:
+    assert select("auto", device="cpu").slug == "mini"
+
+
 def test_an_explicit_mini_says_nothing_of_other_models() -> None:
     assert select("mini").notes == ()
 
@@ -124,21 +128,28 @@ def test_a_file_brings_what_it_lacks_from_sdxl_base(tmp_path: Path, repositories
         ("dreamyLightning", 4, 0.0),
         ("dreamy-hyper-8step", 8, 0.0),
         ("Turbo_dreamy_6Steps", 6, 0.0),
+        ("dreamy_hyper-sdxl", 4, 0.0),
+        ("dreamy_lcm", 4, 0.0),
         ("footsteps", 25, 5.0),
+        ("hyperRealisticXL_v10", 25, 5.0),
+        ("hyperionXL", 25, 5.0),
+        ("myfinetune_10000_steps", 25, 5.0),
+        ("epoch5_2000steps", 25, 5.0),
+        ("dog-30steps", 25, 5.0),
+        ("dog_0steps", 25, 5.0),
     ],
 )
 def test_a_files_name_says_whether_few_steps_are_enough(
     tmp_path: Path, repositories: Path, name: str, steps: int, guidance: float
 ) -> None:
     path = tmp_path / f"{name}.safetensors"
-    path.symlink_to(repositories / LIGHTNING_FILES / "small_4step.safetensors")
-    model = select(str(tmp_path / f"{name}.safetensors"))
-    path.unlink()
     shutil.copy(repositories / LIGHTNING_FILES / "small_4step.safetensors", path)
     model = select(str(path))
     assert (model.default_steps, model.default_guidance) == (steps, guidance)
     assert model.slug == name
-    assert f"Steps {steps} and guidance {guidance:g} by default" in model.summary
+    # What was only read off a name is said with every picture.
+    guessed = [f"{name} is taken to be made for {steps} steps" in note for note in model.notes]
+    assert guessed == [True] * (steps != 25)
 
 
 def test_a_file_of_the_catalogue_is_recognised_whatever_its_name(
@@ -152,6 +163,11 @@ def test_a_file_of_the_catalogue_is_recognised_whatever_its_name(
     assert model.checkpoint.name == "small_1step_unet"
     assert (model.checkpoint.prediction_type, model.default_steps) == ("sample", 1)
     assert model.checkpoint.file("unet").source == tmp_path
+    base = tmp_path / "base.safetensors"
+    shutil.copy(repositories / BASE / "unet/diffusion_pytorch_model.fp16.safetensors", base)
+    assert select(str(base)).checkpoint.name == "small_base"
+    _, notes = resolve(read_request({"prompt": "x", "steps": 8}, model), model)
+    assert "pull" not in notes[0]
 
 
 def test_loras_are_files_or_names_with_a_scale_behind_them(tmp_path: Path) -> None:
@@ -171,6 +187,14 @@ def test_a_few_step_lora_brings_its_steps_to_a_model_that_needs_many(tmp_path: P
     model = select("sdxl-base", ["sdxl_lightning_8step_lora:0.9"])
     assert (model.default_steps, model.default_guidance) == (8, 0.0)
     assert model.checkpoint.spacing == "trailing"
+    path = tmp_path / "Hyper-SDXL-8steps-lora.safetensors"
+    synthetic.write_lora(path, seed=1)
+    guessed = select("sdxl-base", [str(path)])
+    assert (guessed.default_steps, guessed.default_guidance) == (8, 0.0)
+    assert "Hyper-SDXL-8steps-lora is taken to be made for 8 steps" in guessed.notes[0]
+    for scale in ("nan", "inf"):
+        with pytest.raises(SettingsError, match="its scale must be a finite number"):
+            select("sdxl-base", [f"{path}:{scale}"])
     with pytest.raises(SettingsError, match=r"needs few already.*--model sdxl-base"):
         select("sd-xl-lightning", ["sdxl_lightning_4step_lora"])
 
@@ -220,10 +244,25 @@ def test_a_folder_without_what_it_needs_is_refused_by_name(
         select(str(folder))
     shutil.copy(repositories / BASE / index.name, index)
 
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(json.dumps({"beta_schedule": "linear"}))
-    with pytest.raises(WeightsError, match="beta_schedule linear; only scaled_linear"):
+    index.write_text("[]")
+    with pytest.raises(WeightsError, match="it holds no object"):
         select(str(folder))
+    shutil.copy(repositories / BASE / index.name, index)
+
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    for config, reason in (
+        ({"beta_schedule": "linear"}, "beta_schedule linear; what can be run: scaled_linear"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type flow_prediction; what can"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "another kind of noise"),
+        ({"_class_name": "EDMEulerScheduler"}, "another kind of noise"),
+    ):
+        scheduler.write_text(json.dumps(config))
+        with pytest.raises(WeightsError, match=reason):
+            select(str(folder))
+    scheduler.write_text(
+        json.dumps({"timestep_spacing": "linspace", "rescale_betas_zero_snr": True})
+    )
+    assert [note.split()[0] for note in select(str(folder)).notes] == ["These", "Its"]
     shutil.copy(repositories / BASE / "scheduler" / scheduler.name, scheduler)
 
     weights = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"

@@ -136,6 +136,13 @@ class Checkpoint:
         """Every file that is opened, LoRAs among them."""
         return (*self.files, *(lora.file for lora in self.loras))
 
+    @property
+    def own_file(self) -> WeightFile | None:
+        """The one file that makes it what it is: its LoRA, its UNet, or the file with all parts."""
+        if self.loras:
+            return self.loras[0].file
+        return self.file("unet", "all-in-one")
+
     def file(self, *roles: str) -> WeightFile | None:
         """The file that plays one of these roles, the first of them that is there."""
         found = {file.role: file for file in self.files}

@@ -22,6 +22,7 @@ from sdxl_lightning_mcp.errors import (
 )
 from sdxl_lightning_mcp.request import GenerationRequest, read_request, resolve
 from sdxl_lightning_mcp.run import Run
+from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ async def _make_picture(settings: Settings, model: Model, request: GenerationReq
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with _progress(*columns) as bar:
         async with open_runner(settings, model) as runner:
-            parameters, notes = resolve(request, model)
+            parameters, notes = resolve(request, on_disk(model))
             run = await runner.submit(parameters, notes)
             task = bar.add_task("starting", total=None)
             async for progress in run.updates():
@@ -199,6 +200,7 @@ def _pull(parsed: argparse.Namespace) -> None:
         settings = settings.model_copy(update={"model": parsed.name})
     model = choose_model(settings)
     files = model.checkpoint.all_files
+    hub.remove_wrong([file for file in files if hub.locate(file)], lambda _: None)
     wanted = hub.missing(files)
     # Once for each licence: with the first file that comes under it.
     known = {license_of(file) for file in files if file not in wanted}
@@ -220,7 +222,7 @@ def _pull(parsed: argparse.Namespace) -> None:
             )
 
         hub.fetch(files, tell, model.selector)
-        hub.verify(files, tell)
+        hub.verify(files, tell, model.selector)
     got = (
         f"{len(wanted)} files ({hub.gigabytes(hub.size(wanted))}) fetched"
         if wanted

@@ -11,8 +11,9 @@ from sdxl_lightning_mcp.errors import SdxlLightningError, WeightsError
 from sdxl_lightning_mcp.hardware import accelerator
 from sdxl_lightning_mcp.hub import gigabytes, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
+from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.server import choose_model, open_runner
-from sdxl_lightning_mcp.settings import Settings
+from sdxl_lightning_mcp.settings import Settings, visible_gpus
 from sdxl_lightning_mcp.store import Store
 
 NEEDED = ("torch", "diffusers", "transformers", "mcp")
@@ -58,13 +59,13 @@ async def _model(settings: Settings) -> str:
             f"sdxl-lightning-mcp pull {model.selector}"
         )
     whole = gigabytes(size(model.checkpoint.all_files))
-    others = ", ".join(one.name for one in model.checkpoints[1:])
+    others = ", ".join(one.name for one in on_disk(model).checkpoints[1:])
     also = f", and {others}" if others else ""
     return f"{model.title}, weights {model.checkpoint.name} ({whole}){also}"
 
 
 async def _device(_: Settings) -> str:
-    found = accelerator()
+    found = accelerator(visible_gpus())
     if found is None:
         return "no GPU that the installed torch can use; pictures are computed by the processor"
     return f"{found.name}, {found.memory / 1e9:.0f} GB"
@@ -90,7 +91,7 @@ async def _picture(settings: Settings) -> str:
             {"prompt": "a red circle on a blue background", "width": 512, "height": 512, "seed": 0},
             model,
         )
-        run = await runner.submit(*resolve(request, model))
+        run = await runner.submit(*resolve(request, on_disk(model)))
         path = await run.finished()
         path.unlink()
         seconds = anyio.current_time() - started

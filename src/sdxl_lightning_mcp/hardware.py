@@ -19,12 +19,15 @@ class Accelerator:
     memory: int
 
 
-def accelerator() -> Accelerator | None:
-    """The best device that torch, as installed here, can use; None where there is only a CPU."""
+def accelerator(visible_gpus: str | None = None) -> Accelerator | None:
+    """The device that torch, as installed here, takes first; None where there is only a CPU.
+
+    `visible_gpus` is CUDA_VISIBLE_DEVICES, where that is set.
+    """
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Accelerator("mps", "Apple GPU", memory)
-    return _nvidia() if _torch_has_cuda() else None
+    return _nvidia(visible_gpus) if _torch_has_cuda() else None
 
 
 def _torch_has_cuda() -> bool:
@@ -36,26 +39,35 @@ def _torch_has_cuda() -> bool:
     return re.search(r"^cuda\b.*=\s*['\"]\d", text, re.MULTILINE) is not None
 
 
-def _nvidia() -> Accelerator | None:
-    """The NVIDIA GPU with the most memory, asked from the driver."""
+def _nvidia(visible: str | None) -> Accelerator | None:
+    """The first visible NVIDIA GPU, asked from the driver; where none is named, the largest."""
     # Untyped, and not worth its import time where there is no such GPU.
-    pynvml: Any = importlib.import_module("pynvml")
+    nvml: Any = importlib.import_module("pynvml")
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
         return None
     try:
-        devices = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        if visible is None:
+            handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        else:
+            first = visible.partition(",")[0].strip()
+            handles = [
+                nvml.nvmlDeviceGetHandleByIndex(int(first))
+                if first.isdigit()
+                else nvml.nvmlDeviceGetHandleByUUID(first)
+            ]
         found = [
             Accelerator(
                 "cuda",
-                str(pynvml.nvmlDeviceGetName(device)),
-                int(pynvml.nvmlDeviceGetMemoryInfo(device).total),
+                str(nvml.nvmlDeviceGetName(handle)),
+                int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
             )
-            for device in devices
+            for handle in handles
         ]
         return max(found, key=lambda one: one.memory, default=None)
-    except pynvml.NVMLError:
+    except nvml.NVMLError:
+        # Also where what is visible names no GPU, as "" and "-1" do.
         return None
     finally:
-        pynvml.nvmlShutdown()
+        nvml.nvmlShutdown()

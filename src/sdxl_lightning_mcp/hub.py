@@ -22,6 +22,7 @@ from sdxl_lightning_mcp.errors import WeightsError
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
+PART = ".sdxl-lightning-mcp.part"
 PARTIAL_CONTENT = 206
 # Smaller ones are hashed each time; for larger ones it is remembered what was found.
 REMEMBERED_FROM = 64 << 20
@@ -80,7 +81,7 @@ def fetch(files: Iterable[WeightFile], tell: Tell, pull: str) -> None:
     wanted = missing(files)
     for file in wanted:
         if isinstance(file.source, Path):
-            raise WeightsError(f"{file.source / file.path} is missing.{_cure(file)}")
+            raise WeightsError(f"{file.source / file.path} is missing.{_cure(file, pull)}")
     if not wanted:
         return
     from huggingface_hub import constants
@@ -125,8 +126,10 @@ def _fetch_one(file: WeightFile, cache: Path, tell: Callable[[int], None]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     blob = folder / str(published.etag)
     # huggingface_hub begins anew after a break; a part under a name of ours is gone on with.
-    part = blob.with_name(f"{blob.name}.sdxl-lightning-mcp.part")
+    part = blob.with_name(f"{blob.name}{PART}")
     with WeakFileLock(part.with_suffix(".lock")):
+        if blob.exists() and not _has_hash(blob, file):
+            blob.unlink()
         if not blob.exists():
             _fill(part, url, file, tell)
             if not _has_hash(part, file):
@@ -174,7 +177,8 @@ def _fill(part: Path, url: str, file: WeightFile, tell: Callable[[int], None]) -
 def _check_room(cache: Path, wanted: list[WeightFile]) -> None:
     """Refuses at once what cannot fit, rather than after gigabytes."""
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    free, needed = shutil.disk_usage(there).free, size(wanted)
+    begun = sum(part.stat().st_size for part in cache.glob(f"models--*/blobs/*{PART}"))
+    free, needed = shutil.disk_usage(there).free, size(wanted) - begun
     if free < needed:
         raise WeightsError(
             f"{_naming(wanted)} to be fetched, but {cache} has {free / 1e9:.1f} GB free. "
@@ -203,7 +207,7 @@ def _explain(file: WeightFile, error: Exception, pull: str) -> str:
     elif isinstance(error, HfHubHTTPError):
         reason = f"{constants.ENDPOINT} answered {error.response.status_code}"
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        reason = "the disk is full"
+        reason = "the disk is full, free some space"
     return (
         f"{file} ({gigabytes(file.bytes or 0)}) cannot be fetched: {reason.rstrip('.')}. "
         f"What is here already is kept; go on with: sdxl-lightning-mcp pull {pull}"
@@ -220,10 +224,15 @@ def gigabytes(count: int) -> str:
 # --- verifying -----------------------------------------------------------------------------
 
 
-def verify(files: Iterable[WeightFile], tell: Tell) -> None:
+def verify(files: Iterable[WeightFile], tell: Tell, pull: str = "") -> None:
     """Checks each file's presence, size and hash.
 
     A large file is hashed once; that it was found right is remembered with its size and time.
+
+    Args:
+        files: What is to be checked.
+        tell: Is told which file is being checked.
+        pull: What the person calls with `pull` to get these files, for the errors.
 
     Raises:
         WeightsError: Naming the first file that is missing or not the one expected.
@@ -234,12 +243,14 @@ def verify(files: Iterable[WeightFile], tell: Tell) -> None:
         tell(Transfer(f"checking {file.path}", done, total))
         path = locate(file)
         if path is None:
-            raise WeightsError(f"{file} is missing.{_cure(file)}")
+            raise WeightsError(f"{file} is missing.{_cure(file, pull)}")
         there = path.stat().st_size
         if file.bytes is not None and there != file.bytes:
-            raise WeightsError(f"{path} has {there:,} bytes, expected {file.bytes:,}.{_cure(file)}")
+            raise WeightsError(
+                f"{path} has {there:,} bytes, expected {file.bytes:,}.{_cure(file, pull)}"
+            )
         if not _has_hash(path, file):
-            raise WeightsError(f"{path} has other contents than published.{_cure(file)}")
+            raise WeightsError(f"{path} has other contents than published.{_cure(file, pull)}")
         done += there
 
 
@@ -283,7 +294,19 @@ def _remember(known: dict[str, str]) -> None:
         part.replace(memory)
 
 
-def _cure(file: WeightFile) -> str:
+def remove_wrong(files: Iterable[WeightFile], tell: Tell) -> None:
+    """Takes those files of the hub out of the cache that are not what was published."""
+    for file in files:
+        try:
+            verify([file], tell)
+        except WeightsError:
+            if isinstance(file.source, Repository) and (path := locate(file)):
+                log.warning("%s is not what was published and is fetched anew", path)
+                path.resolve().unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+
+
+def _cure(file: WeightFile, pull: str) -> str:
     if isinstance(file.source, Repository):
-        return " Delete it and get it anew: sdxl-lightning-mcp pull."
+        return f" Get it anew with: sdxl-lightning-mcp pull {pull}".rstrip()
     return " Install the package again." if file.sha256 else ""

@@ -55,13 +55,16 @@ def inspect(path: Path) -> Finding:
         raise WeightsError(f"{path} is {foreign}; SDXL checkpoints can be run.")
     if "conv_in.weight" in shapes:
         return Finding("unet")
+    encoders = [
+        prefix for prefix in (CLIP_L, OPEN_CLIP) if any(name.startswith(prefix) for name in shapes)
+    ]
+    if len(encoders) == 1:
+        raise WeightsError(f"{path} holds one of SDXL's two text encoders; both or none are read.")
     prediction = metadata.get("modelspec.prediction_type", "")
     return Finding(
         "all-in-one",
         has_vae=any(name.startswith(f"{VAE}decoder.") for name in shapes),
-        has_text_encoders=all(
-            any(name.startswith(prefix) for name in shapes) for prefix in (CLIP_L, OPEN_CLIP)
-        ),
+        has_text_encoders=bool(encoders),
         prediction_type="v_prediction" if "v_pred" in shapes or prediction == "v" else "epsilon",
         zero_snr="ztsnr" in shapes,
         title=metadata.get("modelspec.title", ""),
@@ -171,6 +174,8 @@ def _foreign(shapes: Mapping[str, tuple[int, ...]]) -> str:
     if first is None:
         name = next(iter(shapes), "nothing")
         return f"no checkpoint that is known here (it holds {name})"
+    if not bare and any_of("input_blocks."):
+        return "a UNet whose names lack `model.diffusion_model.`, which is not read"
     if not any_of(f"{bare}label_emb.", "add_embedding."):
         return "a UNet without SDXL's size conditioning"
     return ""

@@ -10,6 +10,7 @@ from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.run import Failed, Finished, new_run_id
 from sdxl_lightning_mcp.selection import on_disk, select
+from sdxl_lightning_mcp.settings import visible_gpus
 
 if TYPE_CHECKING:
     from sdxl_lightning_mcp.engine.engine import Engine
@@ -38,7 +39,7 @@ class LoadedModel:
             RunFailedError: The device did not bring forth a picture.
         """
         request = read_request({"prompt": prompt, **fields}, self.model)
-        parameters, notes = resolve(request, self.model)
+        parameters, notes = resolve(request, on_disk(self.model))
         run_id = new_run_id()
         self.engine.submit(run_id, parameters)
         try:
@@ -79,10 +80,10 @@ def load(
         DeviceMemoryError: The device has too little memory.
         SettingsError: That device is not here, or the parts do not go together.
     """
-    found = on_disk(select(model, loras, vae))
+    found = select(model, loras, vae, device, visible_gpus())
     files = found.checkpoint.all_files
     fetch(files, tell, found.selector)
-    verify(files, tell)
+    verify(files, tell, found.selector)
     from sdxl_lightning_mcp.engine.engine import Engine
     from sdxl_lightning_mcp.engine.sdxl import Sdxl
     from sdxl_lightning_mcp.engine.tuning import tune

@@ -25,12 +25,22 @@ from sdxl_lightning_mcp.errors import WeightsError
 from sdxl_lightning_mcp.hub import sha256
 from sdxl_lightning_mcp.inspection import inspect, read_header
 
+ZERO_SNR = "These weights are made for zero terminal SNR, which is not sampled here."
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 OWN_LICENSE = License("as its author says")
-FEW_STEPS = re.compile(r"lightning|turbo|lcm|hyper|dmd|\d[-_ ]?steps?(?![a-z])", re.IGNORECASE)
-STEP_COUNT = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])", re.IGNORECASE)
+# What people put into the names of weights that need few steps. "hyper" and the short ones are also
+# beginnings of other words.
+FEW_STEPS = re.compile(
+    r"lightning|turbo|(?<![a-z])(?:lcm|dmd2?|hyper(?=[-_ ]?sd))(?![a-z]{3})", re.IGNORECASE
+)
+STEP_COUNT = re.compile(r"(?<!\d)([1-9]|1[0-2])[-_ ]?steps?(?![a-z])", re.IGNORECASE)
 # diffusers' names of what this sampler does; a folder that says otherwise would be sampled wrongly.
-SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE: dict[str, tuple[object, ...]] = {
+    "beta_schedule": ("scaled_linear",),
+    "beta_start": (0.00085,),
+    "beta_end": (0.012,),
+    "prediction_type": ("epsilon", "sample", "v_prediction"),
+}
 
 
 def own_file(path: Path) -> Model:
@@ -48,8 +58,7 @@ def own_file(path: Path) -> Model:
     words = f"{path.stem} {finding.title}"
     model = _model(path, words, files, finding.prediction_type, "trailing")
     if finding.zero_snr:
-        note = "These weights are made for zero terminal SNR, which is not sampled here."
-        model = replace(model, notes=(note,))
+        model = replace(model, notes=(*model.notes, ZERO_SNR))
     return model
 
 
@@ -59,11 +68,15 @@ def own_folder(folder: Path) -> Model:
     if name != "StableDiffusionXLPipeline":
         raise WeightsError(f"{folder} is a {name}; a StableDiffusionXLPipeline can be run.")
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    for field, value in SCHEDULE.items():
-        if scheduler.get(field, value) != value:
+    for field, allowed in SCHEDULE.items():
+        if scheduler.get(field, allowed[0]) not in allowed:
             raise WeightsError(
-                f"{folder}: its scheduler has {field} {scheduler[field]}; only {value} can be run."
+                f"{folder}: its scheduler has {field} {scheduler[field]}; "
+                f"what can be run: {', '.join(map(str, allowed))}."
             )
+    sampler = str(scheduler.get("_class_name", ""))
+    if "Flow" in sampler or "EDM" in sampler:
+        raise WeightsError(f"{folder} is made for another kind of noise ({sampler}).")
     weights = {role: _weights(folder / role) for role in NETWORKS}
     for path in weights.values():
         read_header(path)
@@ -77,13 +90,20 @@ def own_folder(folder: Path) -> Model:
     for path in small:
         role = path.relative_to(folder).as_posix()
         files.append(WeightFile(role, role, folder))
-    return _model(
+    spacing = scheduler.get("timestep_spacing", "leading")
+    model = _model(
         folder,
         folder.name,
         tuple(files),
         cast(PredictionType, scheduler.get("prediction_type", "epsilon")),
-        "leading" if scheduler.get("timestep_spacing", "leading") == "leading" else "trailing",
+        "leading" if spacing == "leading" else "trailing",
     )
+    notes = [*model.notes]
+    if scheduler.get("rescale_betas_zero_snr"):
+        notes.append(ZERO_SNR)
+    if spacing not in ("leading", "trailing"):
+        notes.append(f"Its timesteps are laid out as {spacing}; trailing ones are used.")
+    return replace(model, notes=tuple(notes))
 
 
 def recognised(path: Path) -> Checkpoint | None:
@@ -91,14 +111,10 @@ def recognised(path: Path) -> Checkpoint | None:
     size = path.stat().st_size
     for model in CATALOGUE.values():
         for checkpoint in (*model.checkpoints, *model.variants):
-            for file in checkpoint.all_files:
-                # Most of a person's files have another size, and need not be read for this.
-                if (
-                    file.bytes == size
-                    and file.role in ("unet", "all-in-one", "lora")
-                    and file.sha256 == sha256(path)
-                ):
-                    return checkpoint
+            file = checkpoint.own_file
+            # Most of a person's files have another size, and need not be read for this.
+            if file and file.bytes == size and file.sha256 == sha256(path):
+                return checkpoint
     return None
 
 
@@ -116,6 +132,24 @@ def known_model(checkpoint: Checkpoint, path: Path) -> Model:
     return model.narrowed(replace(checkpoint, files=mine))
 
 
+def few_steps(words: str) -> int | None:
+    """The number of steps that a name says weights are made for; None where it says nothing.
+
+    Nothing inside a file tells.
+    """
+    if count := STEP_COUNT.search(words):
+        return int(count[1])
+    return 4 if FEW_STEPS.search(words) else None
+
+
+def guess_note(name: str, steps: int) -> str:
+    """What is to be said where a name was believed."""
+    return (
+        f"{name} is taken to be made for {steps} steps without guidance, because of its name. "
+        "Where it is not, say steps and guidance with the prompt."
+    )
+
+
 def _model(
     path: Path,
     words: str,
@@ -123,35 +157,23 @@ def _model(
     predicts: PredictionType,
     spacing: Spacing,
 ) -> Model:
-    """SDXL base's limits around a person's weights.
-
-    Whether they are made for few steps is in no file; people say so in its name.
-    """
-    few = FEW_STEPS.search(words)
-    count = STEP_COUNT.search(words)
-    steps = int(count[1]) if few and count else 4 if few else SDXL_BASE.default_steps
+    """SDXL base's limits around a person's weights."""
+    few = few_steps(words)
     checkpoint = Checkpoint(
         name=path.stem if path.is_file() else path.name,
         files=files,
-        steps=steps,
+        steps=few or SDXL_BASE.default_steps,
         guidance=0.0 if few else SDXL_BASE.default_guidance,
         prediction_type=predicts,
         license=OWN_LICENSE,
         spacing="trailing" if few else spacing,
     )
-    why = (
-        f"{few[0]!r} in its name says that few steps are enough"
-        if few
-        else "taken as SDXL base's, since nothing says otherwise"
-    )
     model = replace(
         SDXL_BASE,
         slug=checkpoint.name,
         title=checkpoint.name,
-        summary=(
-            f"A checkpoint of SDXL's architecture from {path}. Steps {steps} and guidance "
-            f"{checkpoint.guidance:g} by default: {why}."
-        ),
+        summary=f"A checkpoint of SDXL's architecture from {path}.",
+        notes=(guess_note(checkpoint.name, few),) if few else (),
     )
     return model.narrowed(checkpoint)
 
@@ -172,7 +194,10 @@ def _weights(folder: Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
+        if isinstance(found, dict):
+            return cast(dict[str, Any], found)
+        raise ValueError("it holds no object")
     except FileNotFoundError:
         raise WeightsError(
             f"{path} is missing: a folder needs diffusers' layout, with model_index.json at its "

@@ -259,7 +259,8 @@ def _check_pixels(parameters: Parameters, model: Model) -> None:
 
 def _made_for(steps: int, model: Model) -> str | None:
     """The checkpoint that is made for that many steps, which is not on this disk."""
-    listed = CATALOGUE[model.slug].checkpoints if model.slug in CATALOGUE else ()
+    # One that was chosen by name, or has LoRAs, is alone: pulling another would not help.
+    listed = CATALOGUE[model.slug].checkpoints if model.variants else ()
     proven = (one for one in listed if one.prediction_type == model.checkpoint.prediction_type)
     return next((one.name for one in proven if one.steps == steps), None)
 

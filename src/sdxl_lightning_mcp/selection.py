@@ -1,5 +1,7 @@
 """Which model is served: a name of the catalogue, a person's own files, LoRAs on top, or `auto`."""
 
+import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,33 +12,44 @@ from sdxl_lightning_mcp.errors import SettingsError, UnknownModelError, WeightsE
 from sdxl_lightning_mcp.hardware import Accelerator, accelerator
 from sdxl_lightning_mcp.hub import missing
 from sdxl_lightning_mcp.inspection import PICKLES, inspect
-from sdxl_lightning_mcp.own import own_file, own_folder, recognised
+from sdxl_lightning_mcp.own import few_steps, guess_note, own_file, own_folder, recognised
 
 # A "6 GB" card has a little less; a Mac shares its memory with everything else.
 LEAST_MEMORY = {"cuda": 5.5e9, "mps": 15e9}
 
 
-def select(name: str, loras: Sequence[str] = (), vae: str = "default") -> Model:
+def select(
+    name: str,
+    loras: Sequence[str] = (),
+    vae: str = "default",
+    device: str = "auto",
+    visible_gpus: str | None = None,
+) -> Model:
     """The model that is asked for, with everything that can be known before it is opened.
 
     Args:
         name: auto, a name of the catalogue, a folder in diffusers' layout, a .safetensors file.
         loras: Files, or names of the catalogue's LoRAs, each with `:scale` behind it if not 1.
         vae: default or tiny.
+        device: Where it shall run; auto looks for a GPU only where it may be one.
+        visible_gpus: CUDA_VISIBLE_DEVICES, where that is set.
 
     Raises:
         UnknownModelError: No model has that name, and no file is there.
         WeightsError: The file is not what can be run; says what it is.
         SettingsError: The parts do not go together.
     """
-    model = automatic(accelerator()) if name == "auto" else _named(name)
-    flags = [f"--lora {lora}" for lora in loras]
+    if name == "auto":
+        model = automatic(None if device == "cpu" else accelerator(visible_gpus))
+    else:
+        model = _named(name)
+    flags = [word for lora in loras for word in ("--lora", lora)]
     for lora in loras:
         model = _with_lora(model, lora)
     if vae == "tiny":
         model = _with_tiny_vae(model)
-        flags.append("--vae tiny")
-    return replace(model, selector=" ".join([model.slug if name == "auto" else name, *flags]))
+        flags += ["--vae", "tiny"]
+    return replace(model, selector=shlex.join([model.slug if name == "auto" else name, *flags]))
 
 
 def automatic(found: Accelerator | None) -> Model:
@@ -44,7 +57,7 @@ def automatic(found: Accelerator | None) -> Model:
     if found is not None and found.memory >= LEAST_MEMORY[found.kind]:
         return LIGHTNING
     reason = (
-        "no GPU was found that the installed torch can use"
+        "no GPU was found that is to be used and that the installed torch can use"
         if found is None
         else f"{found.name} has {found.memory / 1e9:.0f} GB of memory, which is too little"
     )
@@ -78,23 +91,19 @@ def _named(name: str) -> Model:
 
 def _with_lora(model: Model, wanted: str) -> Model:
     """The model with one more LoRA; one that makes few steps possible brings its own settings."""
-    lora, few_step = _read_lora(wanted)
-    checkpoints = [one.with_loras([lora]) for one in model.checkpoints]
-    if few_step is None:
-        return replace(model, checkpoints=tuple(checkpoints), variants=())
+    lora, known = _read_lora(wanted)
+    checkpoints = tuple(one.with_loras([lora]) for one in model.checkpoints)
+    steps = known.steps if known else few_steps(lora.file.name)
+    if steps is None:
+        return replace(model, checkpoints=checkpoints, variants=())
     if model.checkpoint.guidance == 0:
         raise SettingsError(
             f"{lora.file.name} makes few steps possible, and {model.checkpoint.name} needs few "
             "already. Put it on sdxl-base or a fine-tune of it: --model sdxl-base."
         )
-    fast = replace(
-        checkpoints[0],
-        steps=few_step.steps,
-        guidance=few_step.guidance,
-        prediction_type=few_step.prediction_type,
-        spacing=few_step.spacing,
-    )
-    return model.narrowed(fast)
+    fast = replace(checkpoints[0], steps=steps, guidance=0.0, spacing="trailing")
+    guessed = () if known else (guess_note(lora.file.name, steps),)
+    return replace(model.narrowed(fast), notes=(*model.notes, *guessed))
 
 
 def _read_lora(wanted: str) -> tuple[Lora, Checkpoint | None]:
@@ -107,19 +116,14 @@ def _read_lora(wanted: str) -> tuple[Lora, Checkpoint | None]:
         except ValueError:
             # A drive letter on Windows, say; what is wrong will be said of the whole name.
             name = wanted
-    known = next(
-        (
-            one
-            for model in CATALOGUE.values()
-            for one in model.variants
-            if one.name == name and one.loras
-        ),
-        None,
-    )
+    if not math.isfinite(scale):
+        raise SettingsError(f"lora: got {wanted!r}; its scale must be a finite number.")
+    every = (one for model in CATALOGUE.values() for one in model.variants)
+    known = next((one for one in every if one.name == name and one.loras), None)
     if known is not None:
         return replace(known.loras[0], scale=scale), known
     path = Path(name).expanduser().resolve()
-    if not path.is_file() and path.suffix not in (".safetensors", *PICKLES):
+    if not path.is_file() and path.suffix.lower() not in (".safetensors", *PICKLES):
         raise UnknownModelError(f"lora: there is no file {name}, and no LoRA has that name.")
     if inspect(path).kind != "lora":
         raise WeightsError(f"{path} is a whole checkpoint, not a LoRA: give it as --model.")

@@ -6,18 +6,18 @@ from contextlib import asynccontextmanager
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.runners.local import LocalRunner
-from sdxl_lightning_mcp.selection import on_disk, select
-from sdxl_lightning_mcp.settings import Settings
+from sdxl_lightning_mcp.selection import select
+from sdxl_lightning_mcp.settings import Settings, visible_gpus
 from sdxl_lightning_mcp.store import Store
 
 
 def choose_model(settings: Settings) -> Model:
-    """The model that the settings ask for, with what of it is on this disk.
+    """The model that the settings ask for.
 
     Raises:
         UnknownModelError, WeightsError, SettingsError: As `select`.
     """
-    return on_disk(select(settings.model, settings.lora, settings.vae))
+    return select(settings.model, settings.lora, settings.vae, settings.device, visible_gpus())
 
 
 @asynccontextmanager

@@ -104,6 +104,11 @@ class Settings(BaseModel):
             raise SettingsError("\n".join(lines)) from None
 
 
+def visible_gpus() -> str | None:
+    """CUDA_VISIBLE_DEVICES, which says to torch which GPUs there are; None where it is not set."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 def _explain(name: str, message: str, value: object) -> str:
     variable = PREFIX + name.upper()
     if name in Settings.model_fields:

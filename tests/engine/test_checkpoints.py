@@ -1,5 +1,6 @@
 """Every kind of checkpoint gives the picture that its twin gives in diffusers' own pipeline."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +154,7 @@ def test_an_all_in_one_files_own_vae_is_used_where_no_other_is_given(
     whole = small_model(repositories).variants[2].with_files(without=("vae-fp16",))
     ours = Sdxl.open(whole, FLOAT32_CPU)
     stored = load_file(repositories / LIGHTNING_FILES / "small_4step.safetensors")
-    weight = ours.networks.vae.decoder.conv_in.weight
+    weight = ours.held.networks.vae.decoder.conv_in.weight
     assert torch.equal(weight, stored["first_stage_model.decoder.conv_in.weight"].float())
 
 
@@ -174,10 +175,10 @@ def test_a_lora_is_added_exactly_however_its_modules_are_named(
 
 def weight(sdxl: Sdxl, name: str) -> torch.Tensor:
     part, _, module = name.partition(".")
-    encoder, encoder_2 = sdxl.networks.text_encoders
+    encoder, encoder_2 = sdxl.held.networks.text_encoders
     if part == "text_encoder":
         return encoder.get_submodule(module.removeprefix("text_model.")).weight
-    return (sdxl.networks.unet if part == "unet" else encoder_2).get_submodule(module).weight
+    return (sdxl.held.networks.unet if part == "unet" else encoder_2).get_submodule(module).weight
 
 
 def test_two_loras_add_up(tmp_path: Path, repositories: Path, base: Sdxl) -> None:
@@ -212,6 +213,35 @@ def test_a_lora_for_another_architecture_is_refused_with_what_does_not_fit(
         lora = Lora(WeightFile("lora", f"{name}.safetensors", tmp_path))
         with pytest.raises(WeightsError, match=reason):
             Sdxl.open(small_model(repositories).variants[0].with_loras([lora]), FLOAT32_CPU)
+
+
+@pytest.mark.parametrize(
+    ("decorate", "factor"),
+    [
+        (lambda name: f"base_model.model.{name.removeprefix('unet.')}", 1.0),
+        (lambda name: name.replace(".weight", ".default.weight"), 1.0),
+        (lambda name: name, 4.0),
+    ],
+    ids=["saved by PEFT", "named adapter", "alpha in the header"],
+)
+def test_the_decorations_of_peft_are_understood(
+    tmp_path: Path,
+    repositories: Path,
+    base: Sdxl,
+    decorate: Callable[[str], str],
+    factor: float,
+) -> None:
+    path = tmp_path / "lora.safetensors"
+    synthetic.write_lora(path, seed=2, alpha=4.0, rank=4, naming="peft")
+    metadata = {"unet.r": 4, "unet.lora_alpha": 4 * factor, "unet.alpha_pattern": {}}
+    tensors = {decorate(name): tensor for name, tensor in load_file(path).items()}
+    tensors["bundle_emb.mine.clip_l"] = torch.zeros(1)
+    save_file(tensors, path, {"lora_adapter_metadata": json.dumps(metadata)})
+    lora = Lora(WeightFile("lora", path.name, tmp_path))
+    changed = Sdxl.open(small_model(repositories).variants[0].with_loras([lora]), FLOAT32_CPU)
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
+    delta = factor * synthetic.lora_deltas(seed=2, alpha=4.0, rank=4)[name]
+    assert torch.allclose(weight(changed, name), weight(base, name) + delta, atol=1e-6)
 
 
 def test_the_tiny_vae_decodes_as_diffusers_does(
@@ -295,6 +325,14 @@ def test_another_steps_file_is_exchanged_and_a_broken_one_leaves_the_old_at_work
             denoised(ours, asked)
         assert torch.equal(denoised(ours, wish).latents, before)
     copy.write_bytes(good)
+    # A LoRA goes along with the exchange, also one that changes text encoders.
+    synthetic.write_lora(tmp_path / "lora.safetensors", seed=2, text_encoders=True)
+    lora = [Lora(WeightFile("lora", "lora.safetensors", tmp_path))]
+    both = Sdxl.open(four.with_loras(lora), FLOAT32_CPU, [eight.with_loras(lora)])
+    name = eight.with_loras(lora).name
+    swapped = denoised(both, wish.model_copy(update={"checkpoint": name})).latents
+    whole = Sdxl.open(eight.with_loras(lora), FLOAT32_CPU)
+    assert torch.equal(swapped, denoised(whole, wish).latents)
     alone = denoised(Sdxl.open(eight, FLOAT32_CPU), asked)
     assert torch.equal(denoised(ours, asked).latents, alone.latents)
     assert torch.equal(denoised(ours, wish).latents, before)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from support import PATIENCE
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.engine.engine import Engine
 from sdxl_lightning_mcp.engine.estimate import Estimator
+from sdxl_lightning_mcp.engine.holding import Holding
 from sdxl_lightning_mcp.engine.memory import Needs, Residence, Tier, choose_tier
-from sdxl_lightning_mcp.engine.sdxl import Sdxl
+from sdxl_lightning_mcp.engine.sdxl import Sample, Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU, Tuning
 from sdxl_lightning_mcp.errors import DeviceMemoryError, RunFailedError
 from sdxl_lightning_mcp.request import Parameters
@@ -98,8 +100,8 @@ def test_tiles_change_a_large_picture_little(mini: Sdxl, parameters: Parameters)
 
 def test_a_model_that_rested_draws_the_same_picture(mini: Sdxl, parameters: Parameters) -> None:
     before = drawn(mini, parameters)
-    mini.rest()
-    mini.rest()
+    mini.held.rest()
+    mini.held.rest()
     assert np.array_equal(drawn(mini, parameters), before)
 
 
@@ -126,7 +128,7 @@ def test_an_all_black_picture_fails_the_run_and_is_not_kept(
 ) -> None:
     sample = mini.prepare("a", parameters)
     black = torch.full_like(sample.latents, 0.0)
-    decoder = mini.networks.vae.decoder
+    decoder = mini.held.networks.vae.decoder
     kept = decoder.conv_out.bias.data.clone(), decoder.conv_out.weight.data.clone()
     try:
         decoder.conv_out.bias.data.fill_(-5.0)
@@ -162,7 +164,7 @@ import resource, sys
 from pathlib import Path
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.engine.engine import Engine
-from sdxl_lightning_mcp.engine.sdxl import Sdxl
+from sdxl_lightning_mcp.engine.sdxl import Sample, Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU
 from sdxl_lightning_mcp.request import Parameters
 
@@ -216,6 +218,45 @@ def test_out_of_memory_also_with_less_fails_the_run_with_the_cure() -> None:
     before, large, after = starved(100)
     assert "memory does not suffice for this picture. Try a smaller size" in large
     assert (before, after) == ("before Finished ()", "after Finished ()")
+
+
+def test_what_ran_out_of_memory_is_let_go_before_less_is_held(
+    mini: Sdxl, parameters: Parameters
+) -> None:
+    held: list[weakref.ref[torch.nn.Module]] = []
+
+    class Starved(Sdxl):
+        """A model on a device that has room for one step only, once."""
+
+        def denoise(self, samples: list[Sample]) -> None:
+            unet = self.held.networks.unet
+            if not held:
+                held.append(weakref.ref(unet))
+                raise torch.OutOfMemoryError(f"out of memory in {type(unet).__name__}")
+            super().denoise(samples)
+
+    class Watched(Holding):
+        """What is held, and whether it is gone when it should be."""
+
+        def step_down(self) -> bool:
+            stepped.append(self.tuning.tier)
+            done = super().step_down()
+            assert held[0]() is None
+            return done
+
+    stepped: list[Tier] = []
+    holding = Watched.open(MINI.checkpoint, FLOAT32_CPU)
+    engine = Engine(Starved(holding, [MINI.checkpoint]), max_batch=3)
+    for name in "abc":
+        engine.submit(name, parameters.model_copy(update={"width": 256, "height": 256}))
+    events = []
+    while not engine.idle:
+        events += engine.turn()
+    assert stepped == [Tier.RESIDENT]
+    finished = [event for event in events if isinstance(event, Finished)]
+    assert [event.run_id for event in finished] == ["a", "b", "c"]
+    assert all("begun anew" in event.image.notes[0] for event in finished)
+    assert sum(isinstance(event, Admitted) for event in events) == 3
 
 
 def test_an_engine_survives_a_run_that_names_no_checkpoint_it_has(

@@ -37,7 +37,7 @@ def told(sdxl: Sdxl, wish: Parameters, prompt: str) -> tuple[torch.Tensor, list[
 
 
 def length(sdxl: Sdxl, word: str) -> int:
-    tokenizer = sdxl.networks.tokenizers[0]
+    tokenizer = sdxl.held.networks.tokenizers[0]
     return len(tokenizer(word, add_special_tokens=False).input_ids)
 
 
@@ -64,6 +64,18 @@ def test_a_chunk_ends_with_a_word(sdxl: Sdxl, wish: Parameters) -> None:
     first, _ = told(sdxl, wish, "house " * 74)
     second, _ = told(sdxl, wish, word)
     assert torch.allclose(both, torch.cat([first, second], dim=1), atol=1e-5)
+
+
+def test_nothing_is_lost_where_every_chunk_would_rather_end_with_a_word(
+    sdxl: Sdxl, wish: Parameters
+) -> None:
+    word = "zqxjkvw"
+    many = length(sdxl, word)
+    assert many > 2
+    for before in range(73, 76):
+        words = "house " * before + f"{word} " + "house " * (75 - many) + f"{word} "
+        words += "house " * (225 - before - 75 - many)
+        assert told(sdxl, wish, words)[1] == []
 
 
 def test_beyond_225_tokens_the_lost_words_are_named(sdxl: Sdxl, wish: Parameters) -> None:

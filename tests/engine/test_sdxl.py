@@ -106,7 +106,7 @@ def test_words_beyond_77_tokens_are_named_and_very_many_are_counted(
     def notes(prompt: str) -> list[str]:
         return mini.prepare("a", parameters.model_copy(update={"prompt": prompt})).notes
 
-    cut = "The prompt was cut after 77 tokens; not read: "
+    cut = "The prompt was cut after 75 tokens; not read: "
     assert notes("night " * 75) == []
     assert notes("night " * 75 + "with a zeppelin") == [f'{cut}"with a zeppelin"']
     (note,) = notes("night " * 175)

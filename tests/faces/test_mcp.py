@@ -139,7 +139,7 @@ async def test_notes_are_said(runner: LocalRunner) -> None:
     assert len(notes) == 3
     assert "negative prompt has no effect" in notes[0]
     assert "made for 4 steps; 1 were asked for" in notes[1]
-    assert "cut after 77 tokens" in notes[2]
+    assert "cut after 75 tokens" in notes[2]
 
 
 @ERAS

@@ -37,7 +37,7 @@ class Estimator:
     def _rate(self) -> float:
         """Operations of the UNet a second."""
         flops, _ = self._flops(PROBE_SIDE, PROBE_SIDE)
-        unet: Any = self._sdxl.networks.unet
+        unet: Any = self._sdxl.held.networks.unet
         inputs = self._inputs(PROBE_SIDE, PROBE_SIDE, self._sdxl.tuning.device)
         with torch.inference_mode():
             # The first call pays for much that later ones do not.

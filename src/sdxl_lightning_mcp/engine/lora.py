@@ -1,5 +1,7 @@
 """LoRAs (Hu et al., arXiv 2106.09685): reading them, and adding them to weights exactly."""
 
+import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from sdxl_lightning_mcp.checkpoint import Lora
 from sdxl_lightning_mcp.engine.tensors import TensorFile
 from sdxl_lightning_mcp.errors import WeightsError
 from sdxl_lightning_mcp.hub import locate
+from sdxl_lightning_mcp.inspection import read_header
+
+log = logging.getLogger(__name__)
 
 # kohya's scripts write lora_down, lora_up and alpha; PEFT writes lora_A and lora_B; diffusers once
 # wrote lora.down and lora.up.
@@ -99,13 +104,17 @@ def read_changes(
 def _read(path: Path, scale: float) -> dict[str, Change]:
     """A file's changes by the names it gives to modules."""
     try:
+        alphas = _peft_alphas(path)
         with TensorFile(path) as stored:
             tensors = {name: stored.read(name) for name in stored.shapes}
     except OSError as error:
         raise WeightsError(f"{path} cannot be opened: {error}") from error
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        match = _KEY.fullmatch(name)
+        if name.startswith("bundle_emb."):
+            log.warning("%s: the embeddings in it are not read (%s)", path, name)
+            continue
+        match = _KEY.fullmatch(_normal(name))
         if match is None:
             raise WeightsError(
                 f"{path} cannot be added: {name} belongs to no plain LoRA "
@@ -119,9 +128,31 @@ def _read(path: Path, scale: float) -> dict[str, Change]:
     for name, pair in pairs.items():
         rank = pair["down"].shape[0]
         # Without an alpha it equals the rank.
-        alpha = float(pair["alpha"]) if "alpha" in pair else rank
+        stated = alphas.get(name.partition(".")[0], alphas.get("", rank))
+        alpha = float(pair["alpha"]) if "alpha" in pair else stated
         changes[name] = Change(pair["down"], pair["up"], scale * alpha / rank)
     return changes
+
+
+def _normal(name: str) -> str:
+    """A tensor's name without the decorations that some versions of PEFT and diffusers added."""
+    name = name.removeprefix("base_model.model.").replace(".default.weight", ".weight")
+    name = name.replace(".lora_linear_layer.", ".lora.")
+    name = re.sub(r"\.processor\.(to_[qkv])_lora\.", r".\1.lora.", name)
+    return name.replace(".processor.to_out_lora.", ".to_out.0.lora.")
+
+
+def _peft_alphas(path: Path) -> dict[str, float]:
+    """PEFT's alphas, which diffusers keeps in the header: by part, or under "" for every part."""
+    stored = read_header(path).get("__metadata__", {}).get("lora_adapter_metadata", "{}")
+    alphas: dict[str, float] = {}
+    for key, value in json.loads(stored).items():
+        part, _, field = key.rpartition(".")
+        if field in ("alpha_pattern", "rank_pattern", "use_rslora", "use_dora") and value:
+            raise WeightsError(f"{path} cannot be added: its {field} is not known here.")
+        if field == "lora_alpha":
+            alphas[part] = float(value)
+    return alphas
 
 
 def _aliases(part: str, name: str) -> Iterator[str]:
@@ -130,6 +161,8 @@ def _aliases(part: str, name: str) -> Iterator[str]:
         # transformers' names in memory are shorter than those in files.
         name = f"text_model.{name}"
     yield f"{part}.{name}"
+    if part == "unet":
+        yield name
     yield _KOHYA[part] + name.replace(".", "_")
     if part == "unet":
         yield _KOHYA[part] + _original(name).replace(".", "_")

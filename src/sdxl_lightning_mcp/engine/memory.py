@@ -32,7 +32,7 @@ class Tier(IntEnum):
     def __str__(self) -> str:
         return {
             Tier.RESIDENT: "all on the device",
-            Tier.PARKED: "text encoders in host memory",
+            Tier.PARKED: "text encoders in host memory, large pictures in tiles",
             Tier.STREAMED: "UNet streamed from host memory, VAE in tiles",
         }[self]
 
@@ -59,18 +59,23 @@ class Needs:
         return needed + MARGIN
 
     @classmethod
-    def measure(cls, unet: Any, vae: Any, text_encoders: tuple[Any, ...], item: int) -> "Needs":
-        """From networks that may lie on the meta device, in a data type of `item` bytes."""
+    def measure(
+        cls, unet: Any, vae: Any, text_encoders: tuple[Any, ...], item: int, vae_item: int
+    ) -> "Needs":
+        """From networks that may lie on the meta device.
 
-        def size(*networks: nn.Module) -> int:
+        `item` and `vae_item` are bytes of a number in the networks' data type and in the VAE's.
+        """
+
+        def size(item: int, *networks: nn.Module) -> int:
             tensors = itertools.chain(*(network.parameters() for network in networks))
             return sum(tensor.numel() for tensor in tensors) * item
 
         narrowest = min(
             vae.config.get("block_out_channels") or vae.config.decoder_block_out_channels
         )
-        decoding = DECODER_PEAK * NATIVE_PIXELS * narrowest * item
-        return cls(size(unet), size(vae), size(*text_encoders), decoding)
+        decoding = DECODER_PEAK * NATIVE_PIXELS * narrowest * vae_item
+        return cls(size(item, unet), size(vae_item, vae), size(item, *text_encoders), decoding)
 
 
 def free_memory(device: torch.device) -> int:
@@ -108,7 +113,7 @@ def choose_tier(needs: Needs, free: float, device_type: str, least: Tier = Tier.
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's memory did not suffice."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
@@ -119,6 +124,8 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        # Pinned blocks are kept for later, too, and are rounded up to powers of two.
+        torch.accelerator.memory.empty_host_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
 
@@ -150,11 +157,13 @@ class Residence:
         """Puts the weights back on the device; a host copy that is not kept is freed."""
         with torch.inference_mode(False):
             for tensor in self._tensors():
-                tensor.data = tensor.data.to(self._device, non_blocking=True)
-        if not keep_host:
+                pinned = self._device.type == "cuda"
+                tensor.data = tensor.data.to(self._device, non_blocking=pinned)
+        if not keep_host and self._host is not None:
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             self._host = None
+            release_memory(self._device)
 
     def _tensors(self) -> Iterator[Tensor]:
         return itertools.chain(self._network.parameters(), self._network.buffers())

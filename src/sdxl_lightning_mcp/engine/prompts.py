@@ -14,8 +14,6 @@ from sdxl_lightning_mcp.engine.tuning import Tuning
 
 TOKENS = 77
 CHUNK = TOKENS - 2
-# How many tokens a chunk may give to the next, so that it ends with a word.
-SLACK = 20
 REMEMBERED = 64
 
 
@@ -97,17 +95,20 @@ def _tokenize(tokenizer: Any, text: str, chunks: int) -> tuple[list[list[int]], 
     ids: list[int] = tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
     rows: list[list[int]] = []
     while len(rows) < chunks and (ids or not rows):
-        length = CHUNK if len(rows) + 1 == chunks else _chunk_length(tokenizer, ids)
+        length = _chunk_length(tokenizer, ids, later=(chunks - len(rows) - 1) * CHUNK)
         row = [tokenizer.bos_token_id, *ids[:length], tokenizer.eos_token_id]
         rows.append(row + [tokenizer.pad_token_id] * (TOKENS - len(row)))
         ids = ids[length:]
     return rows, tokenizer.decode(ids).strip() if ids else ""
 
 
-def _chunk_length(tokenizer: Any, ids: list[int]) -> int:
-    """How many tokens go into a chunk so that no word is split, if that can be had."""
-    if len(ids) <= CHUNK:
-        return len(ids)
+def _chunk_length(tokenizer: Any, ids: list[int], later: int) -> int:
+    """How many tokens go into a chunk, so that no word is split, if that can be had.
+
+    `later` is how many the chunks after it can take; what they cannot take goes into this one.
+    """
+    if len(ids) <= CHUNK or later < len(ids) - CHUNK:
+        return min(len(ids), CHUNK)
     tokens: list[str] = tokenizer.convert_ids_to_tokens(ids[:CHUNK])
     ends = [at + 1 for at, token in enumerate(tokens) if token.endswith("</w>")]
-    return ends[-1] if ends and ends[-1] > CHUNK - SLACK else CHUNK
+    return max(ends[-1] if ends else CHUNK, len(ids) - later)

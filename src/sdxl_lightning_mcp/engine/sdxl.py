@@ -1,6 +1,5 @@
 """SDXL as three acts: encode the prompts, denoise, decode (Podell et al., arXiv 2307.01952)."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -10,15 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from sdxl_lightning_mcp.checkpoint import Checkpoint
-from sdxl_lightning_mcp.engine.lora import read_changes
-from sdxl_lightning_mcp.engine.memory import (
-    Residence,
-    Tier,
-    choose_tier,
-    free_memory,
-    release_memory,
-)
-from sdxl_lightning_mcp.engine.prompts import TOKENS, PromptEncoder
+from sdxl_lightning_mcp.engine.holding import Holding
+from sdxl_lightning_mcp.engine.prompts import CHUNK
 from sdxl_lightning_mcp.engine.sampling import (
     Schedule,
     euler_step,
@@ -27,22 +19,11 @@ from sdxl_lightning_mcp.engine.sampling import (
     scale_input,
 )
 from sdxl_lightning_mcp.engine.tuning import Tuning
-from sdxl_lightning_mcp.engine.weights import (
-    Networks,
-    build_networks,
-    build_unet,
-    check_unet,
-    fill_networks,
-    fill_unet,
-    measure,
-)
 from sdxl_lightning_mcp.errors import RunFailedError
-from sdxl_lightning_mcp.hub import verify
 from sdxl_lightning_mcp.request import Parameters
 
 # With fewer parameters a picture takes seconds on any processor.
 LARGE = 500_000_000
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,8 +44,7 @@ class Sample:
     """One picture between noise and image.
 
     `latents`: (1, channels, h, w), float32, at noise level `schedule.sigmas[step]`.
-    `negative` is only there where guidance asks for a second branch. `second_try` says that the
-    first one ran out of memory.
+    `negative` is only there where guidance asks for a second branch.
     """
 
     run_id: str
@@ -76,7 +56,6 @@ class Sample:
     schedule: Schedule
     step: int = 0
     notes: list[str] = field(default_factory=list[str])
-    second_try: bool = False
 
     @property
     def denoised(self) -> bool:
@@ -92,23 +71,18 @@ class Sample:
 class Sdxl:
     """A model of SDXL's architecture on one device.
 
-    `checkpoints` are those it can work with, the first one to begin with; they differ in their
-    UNet alone, and one UNet is held at a time.
+    `held` are its networks. `checkpoints` are those it can work with; they differ in their UNet
+    alone, and one UNet is held at a time.
     """
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], networks: Networks, tuning: Tuning):
+    def __init__(self, held: Holding, checkpoints: Sequence[Checkpoint]) -> None:
+        self.held = held
         self.checkpoints = {checkpoint.name: checkpoint for checkpoint in checkpoints}
-        self.tuning = tuning
-        vae, unet = _config(networks.vae), _config(networks.unet)
+        vae, unet = _config(held.networks.vae), _config(held.networks.unet)
         levels = vae.get("block_out_channels") or vae.encoder_block_out_channels
         self.latent_scale = 2 ** (len(levels) - 1)
         self.channels: int = unet.in_channels
-        self._large = networks.unet.num_parameters() > LARGE
-        self._loaded = checkpoints[0]
-        self._away: list[Residence] = []
-        self._networks: Networks | None = None
-        self._prompts: PromptEncoder
-        self._hold(networks)
+        self._large = held.networks.unet.num_parameters() > LARGE
 
     @classmethod
     def open(
@@ -120,13 +94,13 @@ class Sdxl:
             WeightsError: A file cannot be opened or does not fit.
             DeviceMemoryError: The device has too little memory.
         """
-        networks = build_networks(checkpoint)
-        tier = choose_tier(
-            measure(networks, tuning), free_memory(tuning.device), tuning.device.type, tuning.tier
-        )
-        tuning = replace(tuning, tier=tier)
-        fill_networks(networks, checkpoint, tuning)
-        return cls([checkpoint, *(one for one in others if one != checkpoint)], networks, tuning)
+        rest = (one for one in others if one != checkpoint)
+        return cls(Holding.open(checkpoint, tuning), [checkpoint, *rest])
+
+    @property
+    def tuning(self) -> Tuning:
+        """Where and how the networks lie."""
+        return self.held.tuning
 
     @property
     def takes_minutes(self) -> bool:
@@ -164,7 +138,7 @@ class Sdxl:
         The samples have one `batch_key`; each stands at its own timestep and may or may not
         have a guidance branch. The negative branches come first in the batch, as in diffusers.
         """
-        self._load_unet(samples[0].checkpoint)
+        self.held.take_up(samples[0].checkpoint)
         guided = [sample for sample in samples if sample.negative is not None]
         rows = [*guided, *samples]
         told = [cast(Conditioning, sample.negative) for sample in guided]
@@ -198,7 +172,7 @@ class Sdxl:
         Raises:
             RunFailedError: The networks brought forth no numbers, or nothing but black.
         """
-        vae: Any = self.networks.vae
+        vae: Any = self.held.networks.vae
         latents = (sample.latents / vae.config.scaling_factor).to(vae.dtype)
         pixels = vae.decode(latents, return_dict=False)[0][0].float()
         if not bool(torch.isfinite(pixels).all()):
@@ -214,85 +188,13 @@ class Sdxl:
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         return picture.crop((left, top, left + width, top + height))
 
-    # --- memory ----------------------------------------------------------------------------
-
-    def rest(self) -> None:
-        """Lets go of the weights until the next run: a GPU's go to host memory, a CPU's to disk."""
-        if self._networks is None or self._away:
-            return
-        device, networks = self.tuning.device, self._networks
-        if device.type == "cpu":
-            self._networks = None
-            del self._prompts
-        else:
-            movable: list[torch.nn.Module] = [networks.vae]
-            if self.tuning.tier < Tier.PARKED:
-                movable += networks.text_encoders
-            if self.tuning.tier < Tier.STREAMED:
-                movable.append(networks.unet)
-            self._away = [Residence(network, device) for network in movable]
-            for residence in self._away:
-                residence.leave()
-        release_memory(device)
-
-    def step_down(self) -> bool:
-        """Holds less on the device from now on; False where less is not possible."""
-        if self.tuning.tier is Tier.STREAMED:
-            return False
-        self.tuning = replace(self.tuning, tier=Tier(self.tuning.tier + 1))
-        log.warning("out of memory on the device; from now on: %s", self.tuning.tier)
-        self._networks, self._away = None, []
-        del self._prompts
-        release_memory(self.tuning.device)
-        return True
-
-    @property
-    def networks(self) -> Networks:
-        """The networks, with their weights where they belong."""
-        while self._away:
-            self._away.pop().bring()
-        if self._networks is None:
-            # A run is in inference mode, and weights born there could not be moved later.
-            with torch.inference_mode(False):
-                networks = build_networks(self._loaded)
-                fill_networks(networks, self._loaded, self.tuning)
-                self._hold(networks)
-        assert self._networks is not None
-        return self._networks
-
-    def _hold(self, networks: Networks) -> None:
-        self._networks = networks
-        self._prompts = PromptEncoder(
-            networks.tokenizers, networks.text_encoders, self._loaded.prompt_chunks, self.tuning
-        )
-
-    @torch.inference_mode(False)
-    def _load_unet(self, wanted: Checkpoint) -> None:
-        """Exchanges the UNet where another checkpoint's turn it is; else the old one stays."""
-        if wanted == self._loaded:
-            return
-        verify(wanted.all_files, lambda transfer: log.info("%s", transfer))
-        check_unet(wanted)
-        unet = build_unet(wanted)
-        # The old one is let go before the new one comes: two do not fit.
-        self._networks = replace(self.networks, unet=unet)
-        release_memory(self.tuning.device)
-        try:
-            changes = read_changes(wanted.loras, {"unet": unet})
-            fill_unet(unet, wanted, self.tuning, changes["unet"])
-        except BaseException:
-            # Half a UNet is none: the next run opens the old one again.
-            self._networks = None
-            raise
-        self._loaded = wanted
-
     # --- one UNet call ---------------------------------------------------------------------
 
     def _call_unet(self, rows: list[Sample], told: list[Conditioning]) -> Tensor:
         """The UNet's predictions in float32, one for each row."""
         latents = torch.cat([sample.latents for sample in rows])
         timesteps = torch.stack([sample.schedule.timesteps[sample.step] for sample in rows])
-        unet: Any = self.networks.unet
+        unet: Any = self.held.networks.unet
         return unet(
             scale_input(latents, self._levels(rows, 0)).to(
                 self.tuning.dtype, memory_format=self.tuning.memory_format
@@ -315,8 +217,7 @@ class Sdxl:
         self, parameters: Parameters, checkpoint: Checkpoint
     ) -> tuple[Conditioning, Conditioning | None, list[str]]:
         """What the UNet is told, where guidance asks for it also of what is not wanted."""
-        assert self.networks
-        encoder = self._prompts
+        encoder = self.held.prompts
         wanted = encoder.encode(parameters.prompt)
         notes = _lost_note("prompt", wanted.lost, checkpoint.prompt_chunks)
         height, width = parameters.height, parameters.width
@@ -344,9 +245,8 @@ class Sdxl:
 def _lost_note(what: str, lost: str, chunks: int) -> list[str]:
     if not lost:
         return []
-    read = TOKENS if chunks == 1 else (TOKENS - 2) * chunks
     shown = lost if len(lost) <= 200 else f"{lost[:200]}... ({len(lost):,} characters)"
-    return [f'The {what} was cut after {read} tokens; not read: "{shown}"']
+    return [f'The {what} was cut after {CHUNK * chunks} tokens; not read: "{shown}"']
 
 
 def _config(network: Any) -> Any:

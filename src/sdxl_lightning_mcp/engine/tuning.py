@@ -32,7 +32,9 @@ class Tuning:
         """The VAE's data type: SDXL's own one leaves float16's range and gives black pictures."""
         if self.dtype is not torch.float16 or stays_in_float16:
             return self.dtype
-        halves = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        halves = self.device.type == "cuda" and torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
         return torch.bfloat16 if halves else torch.float32
 
 

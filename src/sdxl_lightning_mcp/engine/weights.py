@@ -76,9 +76,21 @@ def build_unet(checkpoint: Checkpoint) -> UNet2DConditionModel:
         return _from_config(UNet2DConditionModel, _config(checkpoint, "unet"))
 
 
-def measure(networks: Networks, tuning: Tuning) -> Needs:
+def measure(networks: Networks, checkpoint: Checkpoint, tuning: Tuning) -> Needs:
     """What the networks take on a device."""
-    return Needs.measure(networks.unet, networks.vae, networks.text_encoders, tuning.dtype.itemsize)
+    vae_dtype = _vae_dtype(networks, checkpoint, tuning)
+    return Needs.measure(
+        networks.unet,
+        networks.vae,
+        networks.text_encoders,
+        tuning.dtype.itemsize,
+        vae_dtype.itemsize,
+    )
+
+
+def _vae_dtype(networks: Networks, checkpoint: Checkpoint, tuning: Tuning) -> torch.dtype:
+    safe = checkpoint.file("vae-fp16", "vae-tiny") or not networks.vae.config.get("force_upcast")
+    return tuning.vae_dtype(stays_in_float16=bool(safe))
 
 
 def fill_networks(networks: Networks, checkpoint: Checkpoint, tuning: Tuning) -> None:
@@ -97,8 +109,7 @@ def fill_networks(networks: Networks, checkpoint: Checkpoint, tuning: Tuning) ->
     parked = replace(tuning, device=HOST) if tuning.tier >= Tier.PARKED else tuning
     for part, encoder in zip(ENCODERS, networks.text_encoders, strict=True):
         _fill(encoder, part, checkpoint, changes[part], parked)
-    safe = checkpoint.file("vae-fp16", "vae-tiny") or not networks.vae.config.get("force_upcast")
-    decoding = replace(tuning, dtype=tuning.vae_dtype(stays_in_float16=bool(safe)))
+    decoding = replace(tuning, dtype=_vae_dtype(networks, checkpoint, tuning))
     _fill(networks.vae, "vae", checkpoint, {}, decoding)
     _tile(networks.vae, tuning.tier)
     fill_unet(networks.unet, checkpoint, tuning, changes["unet"])
@@ -190,8 +201,10 @@ def _tensors(
             shapes, read = {name: one.shape for name, one in tensors.items()}, tensors.pop
         else:
             shapes, read = stored.shapes, stored.window
-        # In some files; they are constants, not weights.
-        unread = ("text_model.embeddings.position_ids", "logit_scale")
+        # In some files; SDXL reads none of them.
+        unread = {"text_model.embeddings.position_ids", "logit_scale"}
+        if part == "text_encoder":
+            unread.add("text_projection.weight")
         names = {_short(name, network): name for name in shapes if name not in unread}
         yield {short: shapes[name] for short, name in names.items()}, lambda name: read(names[name])
 
@@ -209,7 +222,7 @@ def _opened(file: WeightFile, pin: bool = False) -> Generator[TensorFile]:
     try:
         with TensorFile(path, pin) as stored:
             yield stored
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path} cannot be opened: {_line(error)}") from error
 
 

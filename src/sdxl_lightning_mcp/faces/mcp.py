@@ -37,6 +37,7 @@ from sdxl_lightning_mcp.image import preview
 from sdxl_lightning_mcp.request import read_request, request_schema, resolve
 from sdxl_lightning_mcp.run import Run
 from sdxl_lightning_mcp.runners.base import Runner
+from sdxl_lightning_mcp.selection import on_disk
 
 TOOL = "generate_image"
 FACTS = "sdxl-lightning-mcp/run"
@@ -162,7 +163,9 @@ async def _generate(
     context: Context, runner: Runner, model: Model, arguments: dict[str, Any]
 ) -> Run:
     """One run from arguments to its end, telling its progress; stopped when the call is."""
-    parameters, notes = resolve(read_request(arguments, model), model)
+    request = read_request(arguments, model)
+    # What is here may have changed since the start: another file may have been pulled.
+    parameters, notes = resolve(request, await anyio.to_thread.run_sync(on_disk, model))
     run = await runner.submit(parameters, notes)
     try:
         told = -1.0

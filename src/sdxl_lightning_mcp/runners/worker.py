@@ -89,7 +89,7 @@ def _serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> No
             try:
                 order = orders.get(timeout=patience if engine.idle else None)
             except queue.Empty:
-                engine.sdxl.rest()
+                engine.sdxl.held.rest()
                 say(Rested())
                 patience = None
                 continue
@@ -116,7 +116,7 @@ def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
             say(Loading(str(transfer)))
 
     fetch(model.checkpoint.all_files, tell, model.selector or model.slug)
-    verify(model.checkpoint.all_files, tell)
+    verify(model.checkpoint.all_files, tell, model.selector or model.slug)
     say(Loading("starting torch"))
     from sdxl_lightning_mcp.engine.engine import Engine
     from sdxl_lightning_mcp.engine.estimate import Estimator
