@@ -111,15 +111,8 @@ def measure(folder: Path, device: str, dtype: str) -> dict[str, Any]:
         sdxl.decode(sample)
         took = time.perf_counter() - started
     networks = sdxl.held.networks
-    weights = sum(
-        tensor.nbytes
-        for network in (
-            sdxl.held.networks.unet,
-            sdxl.held.networks.vae,
-            *sdxl.held.networks.text_encoders,
-        )
-        for tensor in network.parameters()
-    )
+    every = (networks.unet, networks.vae, *networks.text_encoders)
+    weights = sum(tensor.nbytes for network in every for tensor in network.parameters())
     return {
         "tuning": str(sdxl.tuning),
         "weights, GiB": round(weights / GIB, 2),
