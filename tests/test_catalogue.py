@@ -13,7 +13,7 @@ from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU
 from sdxl_lightning_mcp.errors import UnknownModelError, WeightsError
 from sdxl_lightning_mcp.faces.discovery import llms_txt, model_spec
-from sdxl_lightning_mcp.hub import Transfer, size, verify
+from sdxl_lightning_mcp.hub import Transfer, verify
 from sdxl_lightning_mcp.request import GenerationRequest, resolve
 
 
@@ -39,15 +39,14 @@ def test_every_models_defaults_and_best_sizes_are_within_its_own_limits(model) -
 def test_minis_weights_are_all_listed_and_fit_into_14_mb() -> None:
     on_disk = {str(path.relative_to(MINI_FOLDER)) for path in MINI_FOLDER.rglob("*.safetensors")}
     assert {file.path for file in MINI.checkpoint.files if file.sha256} == on_disk
-    assert size(MINI.checkpoint.files) <= 14_000_000
+    assert sum(file.bytes or 0 for file in MINI.checkpoint.files) <= 14_000_000
 
 
 def test_minis_files_are_those_of_the_catalogue() -> None:
     told: list[Transfer] = []
     verify(MINI.checkpoint.files, told.append)
-    assert [transfer.what for transfer in told] == [
-        f"checking {file.path}" for file in MINI.checkpoint.files
-    ]
+    assert [transfer.file for transfer in told] == [*MINI.checkpoint.files]
+    assert {transfer.doing for transfer in told} == {"checking"}
 
 
 def test_mini_says_of_itself_what_the_catalogue_says() -> None:

@@ -80,7 +80,7 @@ def test_on_a_terminal_a_bar_shows_the_steps(tmp_path: Path) -> None:
         assert process.stdout is not None
         path = process.stdout.read().decode().strip()
     assert Path(path).exists()
-    assert b"loading" in shown
+    assert b"opening mini-1" in shown
     assert b"step" in shown
 
 
@@ -95,6 +95,9 @@ def test_on_a_terminal_a_bar_shows_the_steps(tmp_path: Path) -> None:
         (("generate", "x", "--output-dir", "/dev/null/a"), 1, "cannot be written"),
         (("generate",), 2, "required: prompt"),
         (("draw",), 2, "invalid choice"),
+        (("--device", "gpu"), 2, "--device: got 'gpu'"),
+        (("--model", "mine.safetensors"), 2, "there is no file or folder mine.safetensors"),
+        (("--model", "sdxl-base", "--lora", "ink.safetensors"), 2, "no file ink.safetensors"),
     ],
 )
 def test_what_cannot_be_done_is_said_on_stderr_with_an_exit_code(
@@ -111,7 +114,8 @@ def test_models_lists_the_catalogue() -> None:
     ended = command("models")
     assert ended.returncode == 0
     rows = [line.split() for line in ended.stdout.splitlines()]
-    assert ["mini-1", "4", "13.91", "MB", "on", "disk", "Apache-2.0"] in rows
+    (mini,) = (row for row in rows if row[:2] == ["mini-1", "4"])
+    assert mini[3:] == ["MB", "on", "disk", "Apache-2.0"]
     listed = {row[0].rstrip(":") for row in rows if row}
     assert listed >= set(names())
 
@@ -134,6 +138,16 @@ def test_doctor_names_what_is_missing_and_the_cure() -> None:
     assert ended.returncode == 1
     assert "missing  folder: The folder '/dev/null/a' cannot be written" in ended.stdout
     assert "--output-dir" in ended.stdout
+
+
+def test_doctor_names_a_mistake_once_and_a_device_that_is_not_here(tmp_path: Path) -> None:
+    unknown = command("doctor", "--model", "minni", "--output-dir", str(tmp_path))
+    assert unknown.returncode == 1
+    assert unknown.stdout.count("minni") == 1
+    assert "missing  picture: not tried" in unknown.stdout
+    absent = command("doctor", "--device", "mps", "--model", "mini", "--output-dir", str(tmp_path))
+    if sys.platform != "darwin":
+        assert "missing  device: no mps that the installed torch can use was found" in absent.stdout
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -50,7 +50,7 @@ def test_auto_is_lightning_on_a_gpu_that_holds_it_and_else_mini_that_says_why() 
     assert automatic(Accelerator("cuda", "NVIDIA RTX 3050", 6_000_000_000)) is LIGHTNING
     assert automatic(Accelerator("mps", "Apple GPU", 16 * 2**30)) is LIGHTNING
     for found, reason in (
-        (None, "no GPU was found"),
+        (None, "no GPU that torch can use was found"),
         (Accelerator("cuda", "NVIDIA GTX 1050", 4_000_000_000), "GTX 1050 has 4 GB"),
         (Accelerator("mps", "Apple GPU", 8 * 2**30), "Apple GPU has 9 GB"),
     ):
@@ -104,10 +104,9 @@ def test_a_cut_a_broken_and_a_pickled_file_are_refused(tmp_path: Path, repositor
         pickled.write_bytes(pickle.dumps({"a": 1}))
         with pytest.raises(WeightsError, match="is a pickle"):
             select(str(pickled))
-    with pytest.raises(WeightsError, match="cannot be read: No such file"):
-        select(str(tmp_path / "nowhere.safetensors"))
-    with pytest.raises(UnknownModelError, match="there is no file or folder"):
-        select(str(tmp_path / "nowhere"))
+    for name in ("nowhere", "nowhere.safetensors"):
+        with pytest.raises(UnknownModelError, match="there is no file or folder"):
+            select(str(tmp_path / name))
 
 
 def test_a_file_brings_what_it_lacks_from_sdxl_base(tmp_path: Path, repositories: Path) -> None:
@@ -203,8 +202,8 @@ def test_a_few_step_lora_brings_its_steps_to_a_model_that_needs_many(tmp_path: P
     ("lora", "reason"),
     [
         ("nothing", "there is no file nothing, and no LoRA has that name"),
-        ("nowhere.safetensors:0.5", "nowhere.safetensors cannot be read: No such file"),
-        ("lora.ckpt", "is a pickle"),
+        ("nowhere.safetensors:0.5", "there is no file nowhere.safetensors,"),
+        ("{pickled}", "is a pickle"),
         ("{unet}", "is a whole checkpoint, not a LoRA: give it as --model"),
         ("{sd15}:0.5", "is a LoRA for Stable Diffusion 1 or 2, not for SDXL: lora_"),
     ],
@@ -213,9 +212,14 @@ def test_what_is_no_lora_for_sdxl_is_refused(
     tmp_path: Path, repositories: Path, lora: str, reason: str
 ) -> None:
     synthetic.write_sd15_lora(tmp_path / "sd15.safetensors")
-    unet = repositories / LIGHTNING_FILES / "small_4step_unet.safetensors"
+    files = {
+        "sd15": tmp_path / "sd15.safetensors",
+        "pickled": tmp_path / "lora.ckpt",
+        "unet": repositories / LIGHTNING_FILES / "small_4step_unet.safetensors",
+    }
+    files["pickled"].write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises((WeightsError, UnknownModelError), match=reason):
-        select("sdxl-base", [lora.format(unet=unet, sd15=tmp_path / "sd15.safetensors")])
+        select("sdxl-base", [lora.format(**files)])
 
 
 def test_the_tiny_vae_stands_in_for_the_other_and_mini_needs_none() -> None:

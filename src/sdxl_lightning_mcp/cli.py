@@ -5,7 +5,9 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,9 +28,10 @@ from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import ProgressColumn
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+LINE_SECONDS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -43,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _complain(error)
         sys.exit(FAILED)
     except KeyboardInterrupt:
+        print("sdxl-lightning-mcp: stopped; what was fetched is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
@@ -151,47 +155,66 @@ def _generate(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps(run.facts))
         return
-    for note in run.notes:
-        print(f"Note: {note}", file=sys.stderr)
     print(run.path)
 
 
 async def _make_picture(settings: Settings, model: Model, request: GenerationRequest) -> Run:
-    """Makes one picture; on a terminal a bar on stderr shows how far it is."""
+    """Makes one picture, and tells on stderr what is to be noted and how far it is."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     from sdxl_lightning_mcp.server import open_runner
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with _progress(*columns) as bar:
+    with _bar(*columns) as show:
         async with open_runner(settings, model) as runner:
             parameters, notes = resolve(request, on_disk(model))
             run = await runner.submit(parameters, notes)
-            task = bar.add_task("starting", total=None)
+            # Gigabytes and their licence are spoken of before they come, not after.
+            said = _print_notes(run.notes)
             async for progress in run.updates():
-                total = progress.total if run.started is not None else None
-                bar.update(task, completed=progress.done, total=total, description=progress.message)
+                total = progress.total if progress.done else None
+                show(progress.message, progress.done, total)
             await run.finished()
+    _print_notes(run.notes[said:])
     return run
 
 
-def _progress(*columns: "ProgressColumn") -> "Progress":
-    """A bar on stderr, where that is a terminal."""
+def _print_notes(notes: Sequence[str]) -> int:
+    for note in notes:
+        print(f"Note: {note}", file=sys.stderr)
+    return len(notes)
+
+
+@contextmanager
+def _bar(*columns: "ProgressColumn") -> Generator[Callable[[str, float, float | None], None]]:
+    """A bar on stderr: is told what is done, how much, and of how much.
+
+    Where stderr is no terminal, a line now and then.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    if console.is_terminal:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("starting", total=None)
+            yield lambda what, done, total: bar.update(
+                task, description=what, completed=done, total=total
+            )
+        return
+    told = time.monotonic()
+
+    def line(what: str, _: float, __: float | None) -> None:
+        nonlocal told
+        if time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            print(what, file=sys.stderr, flush=True)
+
+    yield line
 
 
 def _pull(parsed: argparse.Namespace) -> None:
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from sdxl_lightning_mcp.server import choose_model
 
@@ -209,25 +232,18 @@ def _pull(parsed: argparse.Namespace) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with _progress(*columns) as bar:
-        task = bar.add_task("")
+    with _bar(*columns) as show:
 
         def tell(transfer: hub.Transfer) -> None:
-            bar.update(
-                task, description=transfer.what, completed=transfer.done, total=transfer.total
-            )
+            show(str(transfer), transfer.done, transfer.total)
 
         hub.fetch(files, tell, model.selector)
         hub.verify(files, tell, model.selector)
-    got = (
-        f"{len(wanted)} files ({hub.gigabytes(hub.size(wanted))}) fetched"
-        if wanted
-        else "nothing to fetch"
-    )
+    amount = f"{len(wanted)} file{'s' * (len(wanted) != 1)} ({hub.gigabytes(hub.size(wanted))})"
+    got = f"{amount} fetched" if wanted else "nothing to fetch"
     print(f"{model.checkpoint.name}: {got}, all {len(files)} files are here and right.")
 
 
@@ -240,7 +256,7 @@ def _models(_: argparse.Namespace) -> None:
             _row(one.name, str(one.steps), one.all_files, one.license.name)
             for one in (*model.checkpoints, *model.variants)
         ]
-    rows.append(("Parts that the models above share:",))
+    rows.append(("Parts that the models above share, and that are fetched with them:",))
     rows.append(_row("sdxl-vae-fp16-fix", "", VAE_FIX, MIT.name))
     rows.append(_row("taesdxl (--vae tiny)", "", TAESDXL, MIT.name))
     for row in rows:

@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import anyio
 
-from sdxl_lightning_mcp.errors import SdxlLightningError, WeightsError
+from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, WeightsError
 from sdxl_lightning_mcp.hardware import accelerator
-from sdxl_lightning_mcp.hub import gigabytes, missing, size
+from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.server import choose_model, open_runner
@@ -54,9 +54,12 @@ async def _model(settings: Settings) -> str:
     model = choose_model(settings)
     absent = missing(model.checkpoint.all_files)
     if absent:
+        cure = f"sdxl-lightning-mcp pull {model.selector}"
+        if is_offline():
+            cure += ", with HF_HUB_OFFLINE unset"
         raise WeightsError(
             f"{model.title} has {gigabytes(size(absent))} to fetch, at the first picture or by: "
-            f"sdxl-lightning-mcp pull {model.selector}"
+            f"{cure}"
         )
     whole = gigabytes(size(model.checkpoint.all_files))
     others = ", ".join(one.name for one in on_disk(model).checkpoints[1:])
@@ -64,8 +67,12 @@ async def _model(settings: Settings) -> str:
     return f"{model.title}, weights {model.checkpoint.name} ({whole}){also}"
 
 
-async def _device(_: Settings) -> str:
+async def _device(settings: Settings) -> str:
     found = accelerator(visible_gpus())
+    if settings.device == "cpu":
+        return "the processor, as asked for"
+    if settings.device != "auto" and (found is None or found.kind != settings.device):
+        raise SettingsError(f"no {settings.device} that the installed torch can use was found.")
     if found is None:
         return "no GPU that the installed torch can use; pictures are computed by the processor"
     return f"{found.name}, {found.memory / 1e9:.0f} GB"
@@ -82,7 +89,10 @@ async def _folder(settings: Settings) -> str:
 
 async def _picture(settings: Settings) -> str:
     """Starts the worker, verifies the weights by hash and makes one small picture."""
-    model = choose_model(settings)
+    try:
+        model = choose_model(settings)
+    except SdxlLightningError:
+        raise SdxlLightningError("not tried, for want of a model.") from None
     if missing(model.checkpoint.all_files):
         raise WeightsError("not tried, since weights are to be fetched first.")
     async with open_runner(settings, model) as runner:

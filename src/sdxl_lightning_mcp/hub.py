@@ -3,10 +3,7 @@
 Files from the hub live in huggingface_hub's own cache, shared with everything else that uses it.
 """
 
-import contextlib
 import errno
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -14,30 +11,35 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from sdxl_lightning_mcp.checkpoint import Repository, WeightFile
 from sdxl_lightning_mcp.errors import WeightsError
+from sdxl_lightning_mcp.hashes import sha256
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 PART = ".sdxl-lightning-mcp.part"
 PARTIAL_CONTENT = 206
-# Smaller ones are hashed each time; for larger ones it is remembered what was found.
-REMEMBERED_FROM = 64 << 20
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """How far files are fetched or checked: `what` is being done, `done` of `total` bytes."""
+    """How far files are fetched or checked: what is `doing` with which, `done` of `total` bytes."""
 
-    what: str
+    doing: str
+    file: WeightFile
     done: int
     total: int
 
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return self.done / self.total if self.total else 0.0
+
     def __str__(self) -> str:
-        return f"{self.what} ({self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB)"
+        # The numbers first: clients cut off what is long.
+        amount = f"{gigabytes(self.done)} of {gigabytes(self.total)}"
+        return f"{self.doing} {amount}: {self.file.path}"
 
 
 Tell = Callable[[Transfer], None]
@@ -59,9 +61,22 @@ def missing(files: Iterable[WeightFile]) -> list[WeightFile]:
     return [file for file in files if locate(file) is None]
 
 
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to fetch."""
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode()
+
+
 def size(files: Iterable[WeightFile]) -> int:
-    """Bytes of these files together, as far as known."""
-    return sum(file.bytes or 0 for file in files)
+    """Bytes of these files together; of a person's own as they are on this disk."""
+    return sum(_bytes(file) for file in files)
+
+
+def _bytes(file: WeightFile) -> int:
+    if file.bytes is None and (path := locate(file)):
+        return path.stat().st_size
+    return file.bytes or 0
 
 
 # --- fetching ------------------------------------------------------------------------------
@@ -87,7 +102,7 @@ def fetch(files: Iterable[WeightFile], tell: Tell, pull: str) -> None:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
-    if constants.is_offline_mode():
+    if is_offline():
         raise WeightsError(
             f"{_naming(wanted)} not on this disk, and HF_HUB_OFFLINE forbids to fetch. "
             f"With a network: sdxl-lightning-mcp pull {pull}"
@@ -96,13 +111,13 @@ def fetch(files: Iterable[WeightFile], tell: Tell, pull: str) -> None:
     _check_room(cache, wanted)
     before = 0
     for file in wanted:
-        start, what = before, f"fetching {file}"
+        start = before
         try:
             _fetch_one(
-                file, cache, lambda done, b=start, w=what: tell(Transfer(w, b + done, total))
+                file,
+                cache,
+                lambda done, f=file, b=start: tell(Transfer("fetching", f, b + done, total)),
             )
-        except WeightsError:
-            raise
         except Exception as error:
             raise WeightsError(_explain(file, error, pull)) from error
         before += file.bytes or 0
@@ -119,9 +134,7 @@ def _fetch_one(file: WeightFile, cache: Path, tell: Callable[[int], None]) -> No
     url = hf_hub_url(source.id, file.path, revision=source.revision)
     published = get_hf_file_metadata(url)
     if published.size != file.bytes:
-        raise WeightsError(
-            f"{file}: the hub has {published.size or 0:,} bytes, expected {file.bytes or 0:,}."
-        )
+        raise ValueError(f"it has {published.size} bytes there, expected {file.bytes}")
     folder = cache / repo_folder_name(repo_id=source.id, repo_type="model") / "blobs"
     folder.mkdir(parents=True, exist_ok=True)
     blob = folder / str(published.etag)
@@ -134,7 +147,7 @@ def _fetch_one(file: WeightFile, cache: Path, tell: Callable[[int], None]) -> No
             _fill(part, url, file, tell)
             if not _has_hash(part, file):
                 part.unlink()
-                raise WeightsError(f"{file} came with other contents than published. Try again.")
+                raise ValueError("it came with other contents than published")
             part.replace(blob)
     hf_hub_download(source.id, file.path, revision=source.revision)
 
@@ -203,7 +216,9 @@ def _explain(file: WeightFile, error: Exception, pull: str) -> str:
     if isinstance(error, httpx2.TransportError):
         reason = f"{constants.ENDPOINT} cannot be reached ({reason})"
     elif isinstance(error, GatedRepoError):
-        reason = "its page wants your consent first; give it there, then: hf auth login"
+        assert isinstance(file.source, Repository)
+        page = f"{constants.ENDPOINT}/{file.source.id}"
+        reason = f"{page} wants your consent first; give it there, then: hf auth login"
     elif isinstance(error, HfHubHTTPError):
         reason = f"{constants.ENDPOINT} answered {error.response.status_code}"
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -240,7 +255,7 @@ def verify(files: Iterable[WeightFile], tell: Tell, pull: str = "") -> None:
     files = tuple(files)
     total, done = size(files), 0
     for file in files:
-        tell(Transfer(f"checking {file.path}", done, total))
+        tell(Transfer("checking", file, done, total))
         path = locate(file)
         if path is None:
             raise WeightsError(f"{file} is missing.{_cure(file, pull)}")
@@ -254,44 +269,8 @@ def verify(files: Iterable[WeightFile], tell: Tell, pull: str = "") -> None:
         done += there
 
 
-def sha256(path: Path) -> str:
-    """The file's hash; a large file's is remembered as long as the file stays as it is."""
-    real = path.resolve()
-    facts = real.stat()
-    # Not the path: a file keeps its hash when it is renamed.
-    key = f"{facts.st_dev} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns}"
-    known = _recall() if facts.st_size >= REMEMBERED_FROM else {}
-    if key not in known:
-        with real.open("rb") as opened:
-            known[key] = hashlib.file_digest(opened, "sha256").hexdigest()
-        if facts.st_size >= REMEMBERED_FROM:
-            _remember(known)
-    return known[key]
-
-
 def _has_hash(path: Path, file: WeightFile) -> bool:
     return file.sha256 is None or sha256(path) == file.sha256
-
-
-def _memory() -> Path:
-    return Path(platformdirs.user_cache_dir("sdxl-lightning-mcp", appauthor=False)) / "hashes.json"
-
-
-def _recall() -> dict[str, str]:
-    try:
-        return json.loads(_memory().read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _remember(known: dict[str, str]) -> None:
-    # Only time is lost where this cannot be written.
-    with contextlib.suppress(OSError):
-        memory = _memory()
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        part = memory.with_name(f".{os.getpid()}.part")
-        part.write_text(json.dumps(known), "utf-8")
-        part.replace(memory)
 
 
 def remove_wrong(files: Iterable[WeightFile], tell: Tell) -> None:

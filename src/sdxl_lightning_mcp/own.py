@@ -22,7 +22,7 @@ from sdxl_lightning_mcp.checkpoint import (
     WeightFile,
 )
 from sdxl_lightning_mcp.errors import WeightsError
-from sdxl_lightning_mcp.hub import sha256
+from sdxl_lightning_mcp.hashes import sha256
 from sdxl_lightning_mcp.inspection import inspect, read_header
 
 ZERO_SNR = "These weights are made for zero terminal SNR, which is not sampled here."

@@ -42,9 +42,10 @@ class Rested:
 
 @dataclass(frozen=True)
 class Loading:
-    """The device is getting ready; `what` is being done now."""
+    """The device is getting ready; `what` is being done now, and `share` of it, 0 to 1, is done."""
 
     what: str
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Run:
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     status: Status = Status.QUEUED
     position: int = 0
+    loaded: float = 0.0
     step: int = 0
     attempts: int = 0
     message: str = "queued"
@@ -146,8 +148,13 @@ class Run:
 
     @property
     def progress(self) -> Progress:
-        """The steps done, plus one for decoding and writing the picture."""
+        """The steps done, plus one for decoding and writing the picture.
+
+        Below one it is the share of the weights that have come, while they are waited for.
+        """
         done = float(self.step) + (self.status is Status.SUCCEEDED)
+        if self.status is Status.QUEUED:
+            done += 0.9 * self.loaded
         return Progress(done, self.parameters.steps + 1.0, self.message)
 
     @property

@@ -10,7 +10,7 @@ from sdxl_lightning_mcp.catalogue import CATALOGUE, LIGHTNING, MINI, TAESDXL, fi
 from sdxl_lightning_mcp.checkpoint import Checkpoint, Lora, Model, WeightFile
 from sdxl_lightning_mcp.errors import SettingsError, UnknownModelError, WeightsError
 from sdxl_lightning_mcp.hardware import Accelerator, accelerator
-from sdxl_lightning_mcp.hub import missing
+from sdxl_lightning_mcp.hub import gigabytes, missing, size
 from sdxl_lightning_mcp.inspection import PICKLES, inspect
 from sdxl_lightning_mcp.own import few_steps, guess_note, own_file, own_folder, recognised
 
@@ -56,15 +56,16 @@ def automatic(found: Accelerator | None) -> Model:
     """SDXL-Lightning where a GPU runs it; else mini, which says why with every picture."""
     if found is not None and found.memory >= LEAST_MEMORY[found.kind]:
         return LIGHTNING
+    fetched = gigabytes(size(LIGHTNING.checkpoint.all_files))
     reason = (
-        "no GPU was found that is to be used and that the installed torch can use"
+        "no GPU that torch can use was found, or none is to be used"
         if found is None
         else f"{found.name} has {found.memory / 1e9:.0f} GB of memory, which is too little"
     )
     note = (
         f"Drawn by mini, the small model that runs anywhere, because {reason}. The real "
-        "SDXL-Lightning, which takes minutes without a GPU: --model sd-xl-lightning or "
-        "SDXL_LIGHTNING_MODEL=sd-xl-lightning."
+        f"SDXL-Lightning ({fetched}, and minutes for a picture without a GPU): "
+        "--model sd-xl-lightning or SDXL_LIGHTNING_MODEL=sd-xl-lightning."
     )
     return replace(MINI, notes=(note,))
 
@@ -82,9 +83,9 @@ def _named(name: str) -> Model:
     path = Path(name).expanduser()
     if path.is_dir():
         return own_folder(path.resolve())
-    if path.is_file() or path.suffix.lower() in (".safetensors", *PICKLES):
+    if path.is_file():
         return own_file(path.resolve())
-    if path.name != name:
+    if path.name != name or path.suffix.lower() in (".safetensors", *PICKLES):
         raise UnknownModelError(f"model: there is no file or folder {name}.")
     return find(name)
 
@@ -123,7 +124,7 @@ def _read_lora(wanted: str) -> tuple[Lora, Checkpoint | None]:
     if known is not None:
         return replace(known.loras[0], scale=scale), known
     path = Path(name).expanduser().resolve()
-    if not path.is_file() and path.suffix.lower() not in (".safetensors", *PICKLES):
+    if not path.is_file():
         raise UnknownModelError(f"lora: there is no file {name}, and no LoRA has that name.")
     if inspect(path).kind != "lora":
         raise WeightsError(f"{path} is a whole checkpoint, not a LoRA: give it as --model.")

@@ -93,12 +93,13 @@ class Settings(BaseModel):
             for name, value in found.items()
             if name.startswith(PREFIX) and value != ""
         }
-        values |= {name: value for name, value in flags.items() if value not in (None, "", [])}
+        flags = {name: value for name, value in flags.items() if value not in (None, "", [])}
+        values |= flags
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             lines = [
-                _explain(str(problem["loc"][0]), problem["msg"], problem["input"])
+                _explain(str(problem["loc"][0]), problem["msg"], problem["input"], flags)
                 for problem in error.errors(include_url=False)
             ]
             raise SettingsError("\n".join(lines)) from None
@@ -109,10 +110,11 @@ def visible_gpus() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
-def _explain(name: str, message: str, value: object) -> str:
+def _explain(name: str, message: str, value: object, flags: Mapping[str, object]) -> str:
     variable = PREFIX + name.upper()
     if name in Settings.model_fields:
-        return f"{variable}: got {value!r}; {message[0].lower()}{message[1:]}."
+        said = f"--{name.replace('_', '-')}" if name in flags else variable
+        return f"{said}: got {value!r}; {message[0].lower()}{message[1:]}."
     close = difflib.get_close_matches(name, Settings.model_fields, n=1)
     cure = f" Did you mean {PREFIX}{close[0].upper()}?" if close else ""
     known = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)

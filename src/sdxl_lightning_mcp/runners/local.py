@@ -17,7 +17,7 @@ from sdxl_lightning_mcp.errors import (
     SdxlLightningError,
     StorageError,
 )
-from sdxl_lightning_mcp.hub import missing, size
+from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import (
     Admitted,
@@ -67,8 +67,9 @@ class LocalRunner(Runner):
         self._device: str | None = None
         self._capacity = 0
         self._refused = False
-        # Said with the runs that wait for weights to be fetched.
-        self._license_notes: list[str] = []
+        # Said with the runs that wait for weights to be fetched, of which a share is here.
+        self._fetch_notes: list[str] = []
+        self._loaded = 0.0
         self._worker: WorkerProcess | None = None
         self._wanted = anyio.Event()
         self._mean_ms = 0.0
@@ -96,6 +97,8 @@ class LocalRunner(Runner):
             log_level=log_level,
         )
         runner = cls(assignment, store, max_queue)
+        # Before anyone can submit: the first run says what is fetched for it.
+        await runner._look_for_weights()
         raised: Exception | None = None
         async with runner._tasks as tasks:
             tasks.start_soon(runner._supervise)
@@ -117,7 +120,7 @@ class LocalRunner(Runner):
             seconds = math.ceil(self._mean_ms / 1000 * (len(self._waiting) + len(self._running)))
             wait = f" Try again in about {seconds} s." if seconds else " Try again soon."
             raise QueueFullError(f"{len(self._waiting)} runs are waiting, the most allowed.{wait}")
-        run = Run(parameters, [*notes, *self._license_notes])
+        run = Run(parameters, [*notes, *self._fetch_notes])
         self._unended.add(run)
         self._waiting.append(run)
         self._wanted.set()
@@ -145,15 +148,22 @@ class LocalRunner(Runner):
 
     # --- the worker's life -----------------------------------------------------------------
 
+    async def _look_for_weights(self) -> None:
+        """Prepares what is to be said where weights are not on this disk yet."""
+        files = self._assignment.model.checkpoint.all_files
+        absent = await anyio.to_thread.run_sync(missing, files)
+        if absent and not is_offline():
+            amount = gigabytes(size(absent))
+            self._state = f"the first run fetches {amount} of weights"
+            self._fetch_notes = [
+                f"{amount} of weights are fetched before this picture.",
+                *license_notice(absent),
+            ]
+
     async def _supervise(self) -> None:
         """Starts a worker, and another one after its death as soon as a run wants it."""
-        absent = await anyio.to_thread.run_sync(
-            missing, self._assignment.model.checkpoint.all_files
-        )
-        if absent:
-            self._license_notes = license_notice(absent)
+        if self._fetch_notes:
             # Gigabytes are not fetched because a client was started, but because one asks.
-            self._state = f"the first run fetches {size(absent) / 1e9:.1f} GB of weights"
             log.info("%s", self._state)
             await self._wanted.wait()
         while True:
@@ -210,13 +220,13 @@ class LocalRunner(Runner):
 
     async def _handle(self, event: Event) -> None:
         match event:
-            case Loading(what):
-                self._state = f"loading: {what}"
+            case Loading(what, share):
+                self._state, self._loaded = what, share
                 self._number_the_queue()
             case Ready(description, capacity):
                 log.info("ready: %s on %s", self._assignment.model.slug, description)
                 self._state, self._device, self._capacity = "ready", description, capacity
-                self._license_notes = []
+                self._fetch_notes, self._loaded = [], 0.0
                 self._number_the_queue()
                 await self._dispatch()
             case Rested():
@@ -308,6 +318,6 @@ class LocalRunner(Runner):
         for position, run in enumerate(self._waiting, start=1):
             place = f"{position + ahead - 1} ahead" if position + ahead > 1 else "next"
             message = f"queued, {place}" if self._capacity else self._state
-            if (run.position, run.message) != (position, message):
-                run.position, run.message = position, message
+            if (run.position, run.message, run.loaded) != (position, message, self._loaded):
+                run.position, run.message, run.loaded = position, message, self._loaded
                 run.changed()

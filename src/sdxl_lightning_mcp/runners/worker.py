@@ -113,7 +113,7 @@ def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
         # Chunks come faster than anyone reads.
         if time.monotonic() - told > TELL_SECONDS or transfer.done == 0:
             told = time.monotonic()
-            say(Loading(str(transfer)))
+            say(Loading(str(transfer), transfer.share if transfer.doing == "fetching" else 0))
 
     fetch(model.checkpoint.all_files, tell, model.selector or model.slug)
     verify(model.checkpoint.all_files, tell, model.selector or model.slug)
