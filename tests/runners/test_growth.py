@@ -31,7 +31,7 @@ async def test_neither_worker_nor_server_grows_over_five_hundred_pictures(
                 path.unlink()
                 memory["server"].append(psutil.Process().memory_info().rss)
                 memory["worker"].append(workers()[0].memory_info().rss)
-    # Bytes a picture; one that was kept would be 15 kB and more.
+    # Bytes a picture; a JPEG that was kept would be 11 kB and more.
     slopes = {
         name: np.polyfit(np.arange(PICTURES - WARM), sizes[WARM:], 1)[0]
         for name, sizes in memory.items()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+import torch
 from driver import stand_in
 from support import PATIENCE, mini_runner, until, until_step, workers
 
@@ -85,6 +86,8 @@ async def test_two_workers_share_a_queue_beside_a_device_that_is_refused_and_one
             assert (status.state, status.waiting, status.running) == ("ready", 3, 2)
             assert [device.name for device in status.devices] == [absent.name, "cpu", "cpu"]
             assert "is not seen by torch" in status.devices[0].state
+            share = max(1, torch.get_num_threads() // 2)
+            assert f"{share} threads" in (status.devices[1].description or "")
             # The refused one is not tried again with every run.
             assert len(workers()) == 2
             os.kill(workers()[0].pid, signal.SIGKILL)
@@ -202,7 +205,7 @@ async def test_a_queue_of_thousands_costs_each_run_as_little_as_a_short_one(
         before = time.process_time()
         for run in reversed(runs):
             await runner.cancel(run)
-        assert time.process_time() - before < 20 * first
+        assert time.process_time() - before < 50 * first
         await (await runner.submit(parameters)).finished()
 
 
