@@ -214,8 +214,9 @@ async def test_weights_that_are_not_right_fail_the_run_with_the_reason(
     files = tuple(replace(one, source=tmp_path / "nowhere") for one in MINI.checkpoint.files)
     missing = replace(MINI, checkpoints=(replace(MINI.checkpoint, files=files),))
     with anyio.fail_after(PATIENCE):
-        async with LocalRunner.open(missing, Store(tmp_path), devices=[Device("cpu")]) as runner:
-            for _ in range(2):
+        devices = [Device("cpu")] * 2
+        async with LocalRunner.open(missing, Store(tmp_path), devices=devices) as runner:
+            for _ in range(4):
                 run = await runner.submit(parameters)
                 with pytest.raises(WeightsError, match=r"nowhere.* is missing"):
                     await run.finished()
