@@ -62,8 +62,8 @@ class Settings(BaseModel):
         ge=1,
         le=16,
         description=(
-            "How many runs share one UNet call. With 1 a picture is bitwise repeatable; with more "
-            "it is so up to rounding."
+            "The most runs that share one UNet call; up to how many it is worth it, the device "
+            "learns. With 1 a picture is bitwise repeatable; with more it is so up to rounding."
         ),
     )
     idle_minutes: float = Field(

@@ -246,7 +246,7 @@ def test_what_ran_out_of_memory_is_let_go_before_less_is_held(
 
     stepped: list[Tier] = []
     holding = Watched.open(MINI.checkpoint, FLOAT32_CPU)
-    engine = Engine(Starved(holding, [MINI.checkpoint]), max_batch=3)
+    engine = Engine(Starved(holding, [MINI.checkpoint]))
     for name in "abc":
         engine.submit(name, parameters.model_copy(update={"width": 256, "height": 256}))
     events = []
@@ -255,8 +255,35 @@ def test_what_ran_out_of_memory_is_let_go_before_less_is_held(
     assert stepped == [Tier.RESIDENT]
     finished = [event for event in events if isinstance(event, Finished)]
     assert [event.run_id for event in finished] == ["a", "b", "c"]
-    assert all("begun anew" in event.image.notes[0] for event in finished)
+    assert [len(event.image.notes) for event in finished] == [1, 0, 0]
+    assert "begun anew" in finished[0].image.notes[0]
     assert sum(isinstance(event, Admitted) for event in events) == 3
+
+
+def test_where_memory_is_short_for_several_at_once_fewer_share_a_call(
+    mini: Sdxl, parameters: Parameters
+) -> None:
+    together: list[int] = []
+
+    class Narrow(Sdxl):
+        """A model on a device that has room for one at a time."""
+
+        def denoise(self, samples: list[Sample]) -> None:
+            if len(samples) > 1:
+                raise torch.OutOfMemoryError("out of memory")
+            together.append(len(samples))
+            super().denoise(samples)
+
+    engine = Engine(Narrow(mini.held, [MINI.checkpoint]), max_batch=4)
+    for name in "ab":
+        engine.submit(name, parameters.model_copy(update={"width": 256, "height": 256}))
+    events = []
+    while not engine.idle:
+        events += engine.turn()
+    finished = [event for event in events if isinstance(event, Finished)]
+    assert [event.run_id for event in finished] == ["a", "b"]
+    assert [event.image.notes for event in finished] == [(), ()]
+    assert together == [1] * 8
 
 
 def test_an_engine_survives_a_run_that_names_no_checkpoint_it_has(

@@ -1,13 +1,16 @@
 """The loop that owns one device: admit -> step -> finish, for ever."""
 
 import logging
+import time
 import traceback
-from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 
 from sdxl_lightning_mcp.engine.estimate import Estimator
 from sdxl_lightning_mcp.engine.memory import is_out_of_memory
+from sdxl_lightning_mcp.engine.policy import BatchSizes, next_call
 from sdxl_lightning_mcp.engine.sdxl import Sample, Sdxl
 from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
 from sdxl_lightning_mcp.image import encode
@@ -17,99 +20,127 @@ from sdxl_lightning_mcp.run import Admitted, Canceled, Failed, Finished, RunEven
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
+class _Entry:
+    """A run that is with the engine; `sample` is there once it is begun."""
+
+    arrival: int
+    run_id: str
+    parameters: Parameters
+    sample: Sample | None = None
+    # Whether the first try ran out of memory.
+    second_try: bool = False
+
+    @property
+    def size(self) -> tuple[str, int, int]:
+        """What must agree for a shared UNet call, as far as it is known before it is begun."""
+        return (self.parameters.checkpoint, self.parameters.width, self.parameters.height)
+
+
 class Engine:
     """Carries out runs on one device; several can be under way, each at its own step.
 
-    `max_batch` samples at most share a UNet call. With 1, every picture is computed alone and is
-    bitwise repeatable; with more, a picture equals the one made alone up to rounding. An
-    `estimator` tells beforehand how long a run will take.
+    `max_batch` samples at most share a UNet call, and no more than are worth it. With 1, every
+    picture is computed alone and is bitwise repeatable; with more, a picture equals the one made
+    alone up to rounding. An `estimator` tells beforehand how long a run will take.
     """
 
     def __init__(self, sdxl: Sdxl, max_batch: int = 1, estimator: Estimator | None = None) -> None:
         self.sdxl = sdxl
-        self.max_batch = max_batch
         self.estimator = estimator
-        self.waiting: deque[tuple[str, Parameters]] = deque()
-        self.active: list[Sample] = []
-        # Runs whose first try ran out of memory.
-        self.second_tries: set[str] = set()
+        self._sizes = BatchSizes(max_batch)
+        self._runs: list[_Entry] = []
+        self._arrivals = count()
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.waiting and not self.active
+        return not self._runs
 
     def submit(self, run_id: str, parameters: Parameters) -> None:
-        """Puts a run at the end of the line; it is begun between two steps."""
-        self.waiting.append((run_id, parameters))
+        """Takes a run in; it is begun between two steps."""
+        self._runs.append(_Entry(next(self._arrivals), run_id, parameters))
 
     def cancel(self, run_id: str) -> Iterator[RunEvent]:
         """Lets go of a run between two steps; says so if it was here."""
-        before = len(self.waiting) + len(self.active)
-        self.waiting = deque(item for item in self.waiting if item[0] != run_id)
-        self.active = [sample for sample in self.active if sample.run_id != run_id]
-        if len(self.waiting) + len(self.active) < before:
+        before = len(self._runs)
+        self._runs = [entry for entry in self._runs if entry.run_id != run_id]
+        if len(self._runs) < before:
             yield Canceled(run_id)
 
     def turn(self) -> Iterator[RunEvent]:
         """One turn of the loop; says what happened as it happens."""
-        yield from self.admit()
-        yield from self.step()
-        yield from self.finish()
+        chosen = next_call(self._runs, self._sizes)
+        yield from self.admit(chosen)
+        yield from self.step(chosen)
+        yield from self.finish(chosen)
 
-    def admit(self) -> Iterator[RunEvent]:
-        """Begins with runs that wait, while the batch has room."""
-        while self.waiting and len(self.active) < self.max_batch:
-            run_id, parameters = self.waiting.popleft()
+    def admit(self, chosen: list[_Entry]) -> Iterator[RunEvent]:
+        """Begins with those that are not begun yet, one by one: none waits for another's prompt."""
+        for entry in chosen:
+            if entry.sample is not None:
+                continue
             try:
-                if run_id not in self.second_tries:
-                    yield Admitted(run_id, self.estimator and self.estimator.seconds(parameters))
-                sample = self.sdxl.prepare(run_id, parameters)
+                if not entry.second_try:
+                    expected = self.estimator and self.estimator.seconds(entry.parameters)
+                    yield Admitted(entry.run_id, expected)
+                entry.sample = self.sdxl.prepare(entry.run_id, entry.parameters)
             except Exception as error:
                 caught = error
             else:
-                if run_id in self.second_tries:
-                    sample.notes.append(
+                if entry.second_try:
+                    entry.sample.notes.append(
                         "The device ran out of memory; the picture was begun anew with less on it "
                         f"({self.sdxl.tuning.tier})."
                     )
-                self.active.append(sample)
                 continue
-            yield from self._recover([(run_id, parameters)], caught)
+            yield from self._recover([entry], caught)
 
-    def step(self) -> Iterator[RunEvent]:
+    def step(self, chosen: list[_Entry]) -> Iterator[RunEvent]:
         """One UNet call for the oldest sample and those that can share it."""
-        if not self.active:
+        begun = [(entry, entry.sample) for entry in chosen if entry.sample is not None]
+        if not begun:
             return
-        key = self.active[0].batch_key
-        together = [sample for sample in self.active if sample.batch_key == key]
+        # A longer prompt, which is known only now, makes another shape.
+        key = begun[0][1].batch_key
+        begun = [(entry, sample) for entry, sample in begun if sample.batch_key == key]
+        started = time.perf_counter()
         try:
-            self.sdxl.denoise(together)
+            self.sdxl.denoise([sample for _, sample in begun])
         except Exception as error:
             caught = error
         else:
-            yield from (Stepped(sample.run_id, sample.step) for sample in together)
+            if all(sample.negative is None for _, sample in begun):
+                # Guidance doubles a sample's rows, which would be taken for slowness.
+                self._sizes.learn(begun[0][0].size, len(begun), time.perf_counter() - started)
+            yield from (Stepped(sample.run_id, sample.step) for _, sample in begun)
             return
-        self.active = [sample for sample in self.active if sample not in together]
-        yield from self._recover([(one.run_id, one.parameters) for one in together], caught)
+        if is_out_of_memory(caught) and len(begun) > 1:
+            # Fewer together may fit; the samples stand where they stood before the call.
+            caught.__traceback__ = caught.__context__ = caught.__cause__ = None
+            self._sizes.limit(begun[0][0].size, len(begun) - 1)
+            self.sdxl.release_memory()
+            return
+        yield from self._recover([entry for entry, _ in begun], caught)
 
-    def finish(self) -> Iterator[RunEvent]:
+    def finish(self, chosen: list[_Entry]) -> Iterator[RunEvent]:
         """Decodes what is denoised, one picture at a time, so that none waits for another."""
-        ready = [sample for sample in self.active if sample.denoised]
-        self.active = [sample for sample in self.active if not sample.denoised]
-        for sample in ready:
+        for entry in chosen:
+            sample = entry.sample
+            if sample is None or not sample.denoised:
+                continue
             try:
                 picture = self.sdxl.decode(sample)
                 image = encode(picture, sample.parameters, datetime.now(UTC), sample.notes)
             except Exception as error:
                 caught = error
             else:
-                self.second_tries.discard(sample.run_id)
-                yield Finished(sample.run_id, image)
+                self._runs.remove(entry)
+                yield Finished(entry.run_id, image)
                 continue
-            yield from self._recover([(sample.run_id, sample.parameters)], caught)
+            yield from self._recover([entry], caught)
 
-    def _recover(self, runs: list[tuple[str, Parameters]], error: Exception) -> Iterator[RunEvent]:
+    def _recover(self, entries: list[_Entry], error: Exception) -> Iterator[RunEvent]:
         """Begins runs anew, once, where memory ran out and less can be held; else they failed.
 
         One run's failure must not stop the loop for the others.
@@ -117,19 +148,19 @@ class Engine:
         failure = _failure(error)
         # Its frames hold the weights and activations that have to go before less can be held.
         error.__traceback__ = error.__context__ = error.__cause__ = None
-        anew: list[tuple[str, Parameters]] = []
-        if is_out_of_memory(error):
-            anew = [run for run in runs if run[0] not in self.second_tries]
-            if anew and not self.sdxl.held.step_down():
-                anew = []
-        for run in runs:
-            if run in anew:
-                yield Stepped(run[0], 0)
+        for entry in entries:
+            entry.sample = None
+        short = is_out_of_memory(error) and not all(entry.second_try for entry in entries)
+        less = short and self.sdxl.held.step_down()
+        if less:
+            self._sizes.forget()
+        for entry in entries:
+            if less and not entry.second_try:
+                entry.second_try = True
+                yield Stepped(entry.run_id, 0)
             else:
-                self.second_tries.discard(run[0])
-                yield Failed(run[0], failure)
-        self.second_tries |= {run_id for run_id, _ in anew}
-        self.waiting.extendleft(reversed(anew))
+                self._runs.remove(entry)
+                yield Failed(entry.run_id, failure)
 
 
 def _failure(error: Exception) -> SdxlLightningError:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdxl_lightning_mcp.checkpoint import Checkpoint
 from sdxl_lightning_mcp.engine.holding import Holding
+from sdxl_lightning_mcp.engine.memory import release_memory
 from sdxl_lightning_mcp.engine.prompts import CHUNK
 from sdxl_lightning_mcp.engine.sampling import (
     Schedule,
@@ -107,6 +108,10 @@ class Sdxl:
         """Whether a picture may take so long that it should be said before."""
         return self.tuning.device.type == "cpu" and self._large
 
+    def release_memory(self) -> None:
+        """Gives back what torch keeps of the device's memory for later."""
+        release_memory(self.tuning.device)
+
     # --- the three acts --------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -164,6 +169,9 @@ class Sdxl:
         for row, sample in enumerate(samples):
             sample.latents = stepped[row : row + 1]
             sample.step += 1
+        if self.tuning.device.type == "cuda":
+            # A step that is told must be done, and is measured.
+            torch.cuda.synchronize(self.tuning.device)
 
     @torch.inference_mode()
     def decode(self, sample: Sample) -> Image.Image:
@@ -175,12 +183,14 @@ class Sdxl:
         vae: Any = self.held.networks.vae
         latents = (sample.latents / vae.config.scaling_factor).to(vae.dtype)
         pixels = vae.decode(latents, return_dict=False)[0][0].float()
-        if not bool(torch.isfinite(pixels).all()):
+        # A sum is not a number where one of its parts is none, and needs no tensor of flags.
+        if not bool(torch.isfinite(pixels.sum())):
             raise RunFailedError(
                 "The picture came out as not-a-number; the weights do not suit this data type "
                 f"({vae.dtype}) or are broken."
             )
-        levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        # In place: at this size every new tensor costs as much as the arithmetic.
+        levels = pixels.div_(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         if not bool(levels.any()):
             raise RunFailedError("The picture came out all black; it is not kept.")
         picture = Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), "RGB")
