@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import psutil
 
-EVERY = 0.05
+EVERY = 0.1
 
 
 class Memory:
@@ -20,20 +20,21 @@ class Memory:
 
     def __init__(self, server: psutil.Process) -> None:
         self._server = server
+        # Looked up once: it means reading about every process of the machine.
+        self._workers = server.children()
         self._gpus = _gpus()
         self.peak: dict[str, int] = {}
 
     @property
     def rss(self) -> int:
         """What server and workers hold now, together."""
-        return sum(map(_rss, [self._server, *self._server.children()]))
+        return sum(map(_rss, [self._server, *self._workers]))
 
     def _look(self) -> None:
-        workers = self._server.children()
         held = {
             "RSS of the server": _rss(self._server),
-            "RSS of the worker": sum(map(_rss, workers)),
-            "GPU, by the driver": self._on_gpus({worker.pid for worker in workers}),
+            "RSS of the worker": sum(map(_rss, self._workers)),
+            "GPU, by the driver": self._on_gpus({worker.pid for worker in self._workers}),
         }
         for name, amount in held.items():
             if amount > self.peak.get(name, 0):
