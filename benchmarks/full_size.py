@@ -56,9 +56,7 @@ def main() -> None:
 
 def write(folder: Path) -> None:
     """Random weights in the format of SDXL base's repository, at its size."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from synthetic import write_base
-    from synthetic.scale import REAL
+    from sdxl_lightning_mcp.engine.synthetic import REAL, write_base
 
     write_base(folder, size=REAL)
 

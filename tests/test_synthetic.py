@@ -31,11 +31,13 @@ from huggingface_hub.errors import (
 )
 from safetensors import safe_open
 from safetensors.torch import load_file
-from synthetic import scale
+from synthetic.hollow import file_size
 from synthetic.loras import Naming, kohya, lora_shapes
 from synthetic.names import all_in_one
-from synthetic.scale import REAL, Tensors
-from synthetic.weights import FROM_PYTORCH, file_size
+
+from sdxl_lightning_mcp.engine.synthetic import scale
+from sdxl_lightning_mcp.engine.synthetic.scale import REAL, Tensors
+from sdxl_lightning_mcp.engine.synthetic.weights import FROM_PYTORCH
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
@@ -95,7 +96,23 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what is there, what is missing, the cure")
     _add_settings(doctor)
     doctor.set_defaults(command=_doctor)
+
+    _add_bench(commands.add_parser("bench", help="measure how fast it is", allow_abbrev=False))
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.description = "Measures speed and memory on this machine; nothing else should run."
+    add = bench.add_argument
+    add("--pictures", type=int, metavar="N", help="pictures for one client; 100, unless said")
+    add("--quick", action="store_true", help="few and small ones, only to see that it works")
+    add("--against", choices=["diffusers"], help="also the plain pipeline, on the same weights")
+    add("--weights", choices=["random"], help="SDXL-Lightning's size with nothing to download")
+    add("--hourly-price", type=float, metavar="PRICE", help="of this machine, in dollars")
+    add("--json", type=Path, metavar="FILE", help="also write all figures there")
+    add("--plot", type=Path, metavar="FILE", help="also draw speed by number of clients, as PNG")
+    _add_settings(bench)
+    bench.set_defaults(command=_bench)
 
 
 FLAGS = ("model", "lora", "vae", "device", "output_dir")
@@ -284,3 +301,20 @@ def _doctor(parsed: argparse.Namespace) -> None:
 
     if not anyio.run(examine, _quiet_settings(parsed)):
         sys.exit(FAILED)
+
+
+def _bench(parsed: argparse.Namespace) -> None:
+    from sdxl_lightning_mcp.bench.command import Wish, bench
+
+    if parsed.weights and "model" in parsed:
+        raise SettingsError("--weights random is a model of its own: leave --model out.")
+    wish = Wish(
+        pictures=parsed.pictures,
+        quick=parsed.quick,
+        random=parsed.weights == "random",
+        against_diffusers=parsed.against == "diffusers",
+        price=parsed.hourly_price,
+        json=parsed.json,
+        plot=parsed.plot,
+    )
+    print(bench(_quiet_settings(parsed), wish))

@@ -126,6 +126,14 @@ class Settings(BaseModel):
             raise SettingsError("\n".join(lines)) from None
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """This process's environment with these settings in it, for a process that shall have them."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    told: dict[str, object] = {**settings.model_dump(), "lora": ",".join(settings.lora)}
+    said = {PREFIX + name.upper(): str(value) for name, value in told.items() if value is not None}
+    return found | said
+
+
 def visible_gpus() -> str | None:
     """CUDA_VISIBLE_DEVICES, which says to torch which GPUs there are; None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,6 +1,8 @@
 """Small files with random weights that are laid out as SDXL's real ones are."""
 
-from .files import write_all_in_one, write_base, write_taesdxl, write_unet, write_vae_fix
+from sdxl_lightning_mcp.engine.synthetic import write_base
+
+from .files import write_all_in_one, write_taesdxl, write_unet, write_vae_fix
 from .loras import lora_deltas, write_lora
 from .strangers import (
     write_flux,

@@ -7,9 +7,17 @@ from typing import Literal
 
 import torch
 
+from sdxl_lightning_mcp.engine.synthetic.scale import (
+    SMALL,
+    Scale,
+    Tensors,
+    text_encoder,
+    text_encoder_2,
+    unet,
+)
+from sdxl_lightning_mcp.engine.synthetic.weights import write
+
 from .names import sgm_unet_name
-from .scale import SMALL, Scale, Tensors, text_encoder, text_encoder_2, unet
-from .weights import write
 
 Naming = Literal["diffusers", "sgm", "peft"]
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from .scale import Tensors
+from sdxl_lightning_mcp.engine.synthetic.scale import Tensors
 
 Rules = tuple[tuple[str, str], ...]
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from .scale import Tensors
-from .weights import write_hollow
+from sdxl_lightning_mcp.engine.synthetic.scale import Tensors
+
+from .hollow import write_hollow
 
 UNET = "model.diffusion_model."
 BLOCK = "transformer_blocks.0."

@@ -29,9 +29,13 @@ class Estimator:
 
     def seconds(self, parameters: Parameters) -> float:
         """Seconds from the first step to the picture."""
+        return self.flops(parameters) / self._rate
+
+    def flops(self, parameters: Parameters) -> int:
+        """Floating-point operations of all UNet calls of a picture, and of its decoding."""
         unet, vae = self._flops(parameters.width, parameters.height)
         branches = 2 if parameters.guidance > 1 else 1
-        return (unet * parameters.steps * branches + vae) / self._rate
+        return unet * parameters.steps * branches + vae
 
     @cached_property
     def _rate(self) -> float:

@@ -5,7 +5,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 Json = dict[str, Any]
@@ -57,6 +59,7 @@ SMALL = Scale(
 
 
 def unet_config(scale: Scale) -> Json:
+    """unet/config.json."""
     return {
         "_class_name": "UNet2DConditionModel",
         "_diffusers_version": "0.19.0.dev0",
@@ -109,6 +112,7 @@ def unet_config(scale: Scale) -> Json:
 
 
 def vae_config(scale: Scale) -> Json:
+    """vae/config.json; this VAE leaves the range of float16."""
     return {
         "_class_name": "AutoencoderKL",
         "_diffusers_version": "0.20.0.dev0",
@@ -129,6 +133,7 @@ def vae_config(scale: Scale) -> Json:
 
 
 def tiny_config(scale: Scale) -> Json:
+    """TAESDXL's config.json."""
     return {
         "_class_name": "AutoencoderTiny",
         "_diffusers_version": "0.20.0.dev0",
@@ -152,6 +157,7 @@ def tiny_config(scale: Scale) -> Json:
 
 
 def text_config(widths: Text, architecture: str, layers: int, activation: str) -> Json:
+    """A text encoder's config.json."""
     return {
         "architectures": [architecture],
         "attention_dropout": 0.0,
@@ -177,6 +183,7 @@ def text_config(widths: Text, architecture: str, layers: int, activation: str) -
 
 
 def special_token(content: str) -> Json:
+    """How tokenizer files describe a token that is no text."""
     return {
         "content": content,
         "lstrip": False,
@@ -187,6 +194,8 @@ def special_token(content: str) -> Json:
 
 
 def tokenizer_config(pad: str) -> Json:
+    """tokenizer_config.json; `pad` is the token that fills up."""
+
     def typed(content: str) -> Json:
         return {"__type": "AddedToken", **special_token(content)}
 
@@ -205,6 +214,7 @@ def tokenizer_config(pad: str) -> Json:
 
 
 def special_tokens_map(pad: str) -> Json:
+    """special_tokens_map.json, likewise."""
     return {
         "bos_token": special_token("<|startoftext|>"),
         "eos_token": special_token("<|endoftext|>"),
@@ -260,6 +270,10 @@ def base_configs(scale: Scale) -> dict[str, Json]:
     }
 
 
+def _from_config(network: Any, config: Json) -> torch.nn.Module:
+    return network.from_config(config)
+
+
 def _names_and_shapes(model: torch.nn.Module, dtype: torch.dtype, prefix: str = "") -> Tensors:
     return {
         prefix + name: torch.empty(tensor.shape, dtype=dtype, device="meta")
@@ -271,7 +285,7 @@ def _names_and_shapes(model: torch.nn.Module, dtype: torch.dtype, prefix: str = 
 def unet(scale: Scale) -> Tensors:
     """The UNet as a file has it, on the meta device: names, shapes and types without numbers."""
     with torch.device("meta"):
-        model = UNet2DConditionModel.from_config(unet_config(scale))
+        model = _from_config(UNet2DConditionModel, unet_config(scale))
     return _names_and_shapes(model, torch.float16)
 
 
@@ -279,7 +293,7 @@ def unet(scale: Scale) -> Tensors:
 def vae(scale: Scale, dtype: torch.dtype = torch.float16) -> Tensors:
     """The VAE, likewise."""
     with torch.device("meta"):
-        model = AutoencoderKL.from_config(vae_config(scale))
+        model = _from_config(AutoencoderKL, vae_config(scale))
     return _names_and_shapes(model, dtype)
 
 
@@ -292,7 +306,7 @@ def tiny(scale: Scale) -> Tensors:
         if name not in ("block_out_channels", "shift_factor", "upsample_fn")
     }
     with torch.device("meta"):
-        model = AutoencoderTiny.from_config(known)
+        model = _from_config(AutoencoderTiny, known)
     return _names_and_shapes(model, torch.float32)
 
 

@@ -39,7 +39,7 @@ def _byte_alphabet() -> list[str]:
 def _learned(words: list[str]) -> list[tuple[str, str]]:
     """Byte-pair encoding: the most frequent pair is joined until every word is one token."""
     split = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
-    merges = []
+    merges: list[tuple[str, str]] = []
     while pairs := Counter(chain.from_iterable(pairwise(parts) for parts in split.values())):
         first, second = best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
@@ -72,6 +72,7 @@ def tokenizer_files() -> dict[str, str]:
 
 
 def write_tokenizer(folder: Path, files: dict[str, str]) -> None:
+    """Writes what `tokenizer_files` made."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -1,41 +1,13 @@
-"""Numbers for names and shapes, and the safetensors files that hold them."""
+"""Safetensors files without numbers, and how large files are."""
 
 import json
-import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from .scale import Tensors
+from sdxl_lightning_mcp.engine.synthetic.scale import Tensors
 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-# What diffusers and transformers write into their files; Lightning's own files have no metadata.
-FROM_PYTORCH = {"format": "pt"}
-
-
-def seeded(shapes: Tensors, seed: int, gain: float = 1.0) -> Tensors:
-    """Numbers that let signals through: torch's own range by fan-in, and norms around one."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def numbers(name: str, meta: torch.Tensor) -> torch.Tensor:
-        if meta.ndim > 1:
-            bound = gain / math.sqrt(meta[0].numel())
-            values = torch.empty(meta.shape).uniform_(-bound, bound, generator=generator)
-        else:
-            values = torch.empty(meta.shape).uniform_(-0.1, 0.1, generator=generator)
-            if name.endswith(".weight"):
-                values += 1
-        return values.to(meta.dtype)
-
-    return {name: numbers(name, meta) for name, meta in shapes.items()}
-
-
-def write(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata
-    )
 
 
 def write_hollow(path: Path, tensors: Tensors) -> None:

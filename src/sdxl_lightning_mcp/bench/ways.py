@@ -1,0 +1,77 @@
+"""The ways in which a picture is asked for: the public API, the MCP wire, the engine alone."""
+
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mcp import Client, StdioServerParameters
+
+from sdxl_lightning_mcp.bench.asking import Draw
+from sdxl_lightning_mcp.bench.plan import Plan
+from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.errors import RunFailedError
+from sdxl_lightning_mcp.faces.mcp import TOOL
+from sdxl_lightning_mcp.library import LoadedModel, load
+from sdxl_lightning_mcp.runners.base import Runner
+from sdxl_lightning_mcp.settings import Settings, environment
+
+API, MCP, ENGINE = "public API", "MCP over stdio", "engine call"
+PIPELINE, LOCKED = "plain pipeline", "plain pipeline with a lock"
+
+
+@asynccontextmanager
+async def stdio_client(settings: Settings) -> AsyncGenerator[Client]:
+    """A client with a server process of its own, which ends with it."""
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-P", "-m", "sdxl_lightning_mcp"],
+        env=environment(settings),
+    )
+    async with Client(server, mode="legacy") as client:
+        yield client
+
+
+def by_runner(runner: Runner, model: Model, plan: Plan) -> Draw:
+    """Draws as a program does that opens a runner."""
+
+    async def draw(number: int) -> None:
+        run = await runner.submit(plan.parameters(number, model))
+        await run.finished()
+
+    return draw
+
+
+def by_tool(client: Client, plan: Plan) -> Draw:
+    """Draws as an agent does."""
+
+    async def draw(number: int) -> None:
+        result: Any = await client.call_tool(TOOL, plan.arguments(number))
+        if result.is_error:
+            raise RunFailedError(str(result.content[0].text))
+
+    return draw
+
+
+def open_engine(settings: Settings) -> LoadedModel:
+    """The engine in this process; what was let go before is gone first."""
+    release(settings.device)
+    return load(settings.model, loras=settings.lora, vae=settings.vae, device=settings.device)
+
+
+def release(device: str) -> None:
+    """Frees what nobody holds any more: two copies of a large model do not fit everywhere."""
+    from sdxl_lightning_mcp.engine.memory import release_memory
+    from sdxl_lightning_mcp.engine.tuning import tune
+
+    release_memory(tune(device).device)
+
+
+def by_engine(loaded: LoadedModel, plan: Plan) -> Draw:
+    """Draws as the library does: prompt in, JPEG in memory out."""
+
+    async def draw(number: int) -> None:
+        fields = plan.arguments(number)
+        loaded(str(fields.pop("prompt")), **fields)
+
+    return draw
