@@ -32,6 +32,7 @@ USUAL_COLOR = {
     "flower": "pink",
 }
 USUAL_BACKGROUND = "white"
+USUAL_HOUSES = "red"
 SIDES = ("left", "right", "top", "bottom")
 SIZES = ("small", "big")
 
@@ -68,6 +69,16 @@ class ObjectSpec:
 
 
 @dataclass(frozen=True)
+class PairSpec:
+    """Two objects on a plain background: the first on the left of the second, or above it."""
+
+    first: tuple[str, str]  # kind and colour
+    second: tuple[str, str]
+    background: str
+    above: bool = False
+
+
+@dataclass(frozen=True)
 class PlaceSpec:
     """A landscape or a city, at a time of day, with what stands in it."""
 
@@ -88,9 +99,14 @@ class PlaceSpec:
     flowers: str = ""  # field only: their colour
     tree: bool = False  # field only
     houses: str = ""  # village only: their colour
+    fog: bool = False
+    rainbow: bool = False  # day only
+    aurora: bool = False  # mountains, on a starry night
+    lighthouse: bool = False  # sea only
+    bare_sky: bool = False  # without the sun or moon that is there by default
 
 
-Spec = ObjectSpec | PlaceSpec
+Spec = ObjectSpec | PairSpec | PlaceSpec
 
 
 def all_objects() -> list[ObjectSpec]:
@@ -116,6 +132,15 @@ def moved_objects(rng: random.Random, count: int) -> list[ObjectSpec]:
     return specs
 
 
+def sample_pair(rng: random.Random) -> PairSpec:
+    """Draw two different objects on a background of neither's colour."""
+    kinds = rng.sample(KINDS, 2)
+    first, second, background = (rng.choice(list(PALETTE)) for _ in range(3))
+    while background in (first, second):
+        background = rng.choice((USUAL_BACKGROUND, *PALETTE))
+    return PairSpec((kinds[0], first), (kinds[1], second), background, rng.random() < 0.25)
+
+
 def sample_place(rng: random.Random) -> PlaceSpec:
     """Draw a random landscape or city."""
 
@@ -130,6 +155,10 @@ def sample_place(rng: random.Random) -> PlaceSpec:
     can_snow = place not in ("sea", "desert")
     rain = place == "city" and chance(0.25)
     sun = time == "day" and not rain and chance(0.4)
+    stars = time == "night" and not rain and chance(0.15 if place == "city" else 0.45)
+    houses = ""
+    if place == "village":
+        houses = rng.choice((USUAL_HOUSES, USUAL_HOUSES, "white", "blue", "yellow"))
     return PlaceSpec(
         place=place,
         time=time,
@@ -137,7 +166,7 @@ def sample_place(rng: random.Random) -> PlaceSpec:
         street=place == "city" and chance(0.6 if cyberpunk else 0.4),
         rain=rain,
         snow=can_snow and not rain and chance(0.45 if place in ("mountains", "forest") else 0.2),
-        stars=time == "night" and not rain and chance(0.15 if place == "city" else 0.45),
+        stars=stars,
         clouds=time != "night" and not sun and chance(0.35),
         sun=sun,
         lake=place == "mountains" and chance(0.5),
@@ -149,5 +178,9 @@ def sample_place(rng: random.Random) -> PlaceSpec:
         if place == "field"
         else "",
         tree=place == "field" and chance(0.45),
-        houses=rng.choice(("red", "white", "blue", "yellow")) if place == "village" else "",
+        houses=houses,
+        fog=not rain and not sun and chance(0.12),
+        rainbow=time == "day" and place not in ("city", "forest") and chance(0.15),
+        aurora=place == "mountains" and stars and chance(0.4),
+        lighthouse=place == "sea" and chance(0.3),
     )
