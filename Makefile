@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 demo: .venv/installed ## make a picture from a prompt and say where it is
 	@echo "Drawing a picture:"
-	@$(BIN)/sdxl-lightning-mcp generate "a cyberpunk city street at night, neon signs glowing" \
+	@$(BIN)/sdxl-lightning-mcp generate --model mini "a cyberpunk city street at night, neon signs glowing" \
 		--seed 7 --output-dir pictures
 
 test: lint ## everything that must hold before a commit
@@ -23,6 +23,7 @@ bench: .venv/installed-dev ## measure what the README claims, on this machine
 
 figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
+	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
 	$(BIN)/python scripts/write_docs.py
 
 docs: .venv/installed-dev ## write the generated pages anew

@@ -26,14 +26,14 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from mcp import Client, StdioServerParameters
 
-from sdxl_lightning_mcp import CATALOGUE, Parameters, read_parameters
+from sdxl_lightning_mcp import Parameters, read_parameters
+from sdxl_lightning_mcp.catalogue import MINI, MINI_FOLDER
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU, tune
 from sdxl_lightning_mcp.run import new_run_id
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.store import Store
 
-MINI = CATALOGUE["mini"]
 PROMPT = "a cyberpunk city street at night, neon signs glowing"
 BAD_INPUTS: list[dict[str, Any]] = [
     {"prompt": ""},
@@ -85,7 +85,7 @@ def server(folder: Path) -> StdioServerParameters:
     """The server as a client starts it."""
     return StdioServerParameters(
         command=sys.executable,
-        args=["-m", "sdxl_lightning_mcp", "--output-dir", str(folder)],
+        args=["-m", "sdxl_lightning_mcp", "--model", "mini", "--output-dir", str(folder)],
         env={"SDXL_LIGHTNING_LOG_LEVEL": "warning"},
     )
 
@@ -177,7 +177,7 @@ async def through_mcp(folder: Path, rounds: int) -> dict[str, Any]:
 def plain_pipeline(dtype: torch.dtype) -> Callable[[], Any]:
     """The pipeline of diffusers on mini's weights, as its documentation calls it."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(
-        MINI.checkpoint.folder, dtype=dtype, low_cpu_mem_usage=False
+        MINI_FOLDER, dtype=dtype, low_cpu_mem_usage=False
     )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(tune().device)
@@ -207,7 +207,15 @@ async def bad_input(folder: Path, _: int) -> dict[str, Any]:
 
 async def end_of_stdin(folder: Path, _: int) -> dict[str, Any]:
     """From the end of stdin, in the middle of loading, to the end of server and worker."""
-    command = [sys.executable, "-m", "sdxl_lightning_mcp", "--output-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "sdxl_lightning_mcp",
+        "--model",
+        "mini",
+        "--output-dir",
+        str(folder),
+    ]
     environment = {**os.environ, "SDXL_LIGHTNING_LOG_LEVEL": "warning"}
     async with await anyio.open_process(
         command, stdin=subprocess.PIPE, stderr=None, env=environment
@@ -229,7 +237,7 @@ def equality() -> dict[str, Any]:
     """Latents against the pipeline's, float32 on the CPU, bit for bit."""
     ours = Sdxl.open(MINI.checkpoint, FLOAT32_CPU)
     pipeline = StableDiffusionXLPipeline.from_pretrained(
-        MINI.checkpoint.folder, dtype=torch.float32, low_cpu_mem_usage=False
+        MINI_FOLDER, dtype=torch.float32, low_cpu_mem_usage=False
     )
     pipeline.set_progress_bar_config(disable=True)
     equal = cases = 0

@@ -32,6 +32,11 @@ def stdio_server(
     return StdioServerParameters(
         command=command or sys.executable,
         args=[*flags] if command else ["-m", "sdxl_lightning_mcp", *flags],
-        env={"HOME": home, "PATH": "/usr/bin:/bin", **environment},
+        env={
+            "HOME": home,
+            "PATH": "/usr/bin:/bin",
+            "SDXL_LIGHTNING_MODEL": "mini",
+            **environment,
+        },
         cwd=cwd,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sdxl_lightning_mcp.catalogue import names
 from sdxl_lightning_mcp.image import read_parameters
 
 SMALL = ("--width", "512", "--height", "512")
@@ -36,7 +37,7 @@ def test_generate_prints_the_path_of_the_picture_and_nothing_else(tmp_path: Path
         assert opened.size == (512, 512)
     assert path.parent == tmp_path
     assert read_parameters(path).seed == 7
-    assert "Note: These weights are made for 4 steps; 2 were asked for." in ended.stderr
+    assert "Note: mini-1 is made for 4 steps; 2 were asked for." in ended.stderr
 
 
 def test_generate_with_json_prints_one_object_of_facts(tmp_path: Path) -> None:
@@ -53,9 +54,7 @@ def test_generate_with_json_prints_one_object_of_facts(tmp_path: Path) -> None:
         "steps": 4,
         "guidance": 2.0,
         "model": "mini",
-        "notes": [
-            "These weights are made without guidance; 2 was asked for, which can spoil the picture."
-        ],
+        "notes": ["mini-1 is made without guidance; 2 was asked for, which can spoil the picture."],
     }
     assert facts["seed"] == read_parameters(facts["path"]).seed
     assert facts["duration_ms"] > 0
@@ -81,7 +80,7 @@ def test_on_a_terminal_a_bar_shows_the_steps(tmp_path: Path) -> None:
         assert process.stdout is not None
         path = process.stdout.read().decode().strip()
     assert Path(path).exists()
-    assert b"loading" in shown
+    assert b"opening mini-1" in shown
     assert b"step" in shown
 
 
@@ -91,11 +90,14 @@ def test_on_a_terminal_a_bar_shows_the_steps(tmp_path: Path) -> None:
         (("generate", "x", "--width", "1001"), 2, "width: got '1001'; allowed: multiples of 8"),
         (("generate", "x", "--seed", "-1"), 2, "seed: got '-1'"),
         (("generate", ""), 2, "prompt: got an empty text"),
-        (("generate", "x", "--model", "minni"), 2, "this version has: mini. Did you mean mini?"),
-        (("--model", "nothing"), 2, "this version has: mini."),
+        (("generate", "x", "--model", "minni"), 2, "Did you mean mini?"),
+        (("--model", "nothing"), 2, "there are: sd-xl-lightning, sdxl-base, mini,"),
         (("generate", "x", "--output-dir", "/dev/null/a"), 1, "cannot be written"),
         (("generate",), 2, "required: prompt"),
         (("draw",), 2, "invalid choice"),
+        (("--device", "gpu"), 2, "--device: got 'gpu'"),
+        (("--model", "mine.safetensors"), 2, "there is no file or folder mine.safetensors"),
+        (("--model", "sdxl-base", "--lora", "ink.safetensors"), 2, "no file ink.safetensors"),
     ],
 )
 def test_what_cannot_be_done_is_said_on_stderr_with_an_exit_code(
@@ -111,8 +113,11 @@ def test_what_cannot_be_done_is_said_on_stderr_with_an_exit_code(
 def test_models_lists_the_catalogue() -> None:
     ended = command("models")
     assert ended.returncode == 0
-    assert ended.stdout.startswith("mini  1024x1024, 1")
-    assert "steps 4 (1 to 12), guidance 0 (0 to 10), Apache-2.0" in ended.stdout
+    rows = [line.split() for line in ended.stdout.splitlines()]
+    (mini,) = (row for row in rows if row[:2] == ["mini-1", "4"])
+    assert mini[3:] == ["MB", "on", "disk", "Apache-2.0"]
+    listed = {row[0].rstrip(":") for row in rows if row}
+    assert listed >= set(names())
 
 
 def test_doctor_tries_every_part_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -120,6 +125,7 @@ def test_doctor_tries_every_part_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert [line.split(":")[0] for line in ended.stdout.splitlines()] == [
         "ok       software",
+        "ok       device",
         "ok       model",
         "ok       folder",
         "ok       picture",
@@ -132,6 +138,16 @@ def test_doctor_names_what_is_missing_and_the_cure() -> None:
     assert ended.returncode == 1
     assert "missing  folder: The folder '/dev/null/a' cannot be written" in ended.stdout
     assert "--output-dir" in ended.stdout
+
+
+def test_doctor_names_a_mistake_once_and_a_device_that_is_not_here(tmp_path: Path) -> None:
+    unknown = command("doctor", "--model", "minni", "--output-dir", str(tmp_path))
+    assert unknown.returncode == 1
+    assert unknown.stdout.count("minni") == 1
+    assert "missing  picture: not tried" in unknown.stdout
+    absent = command("doctor", "--device", "mps", "--model", "mini", "--output-dir", str(tmp_path))
+    if sys.platform != "darwin":
+        assert "missing  device: no mps that the installed torch can use was found" in absent.stdout
 
 
 def test_the_version_is_that_of_the_package() -> None:

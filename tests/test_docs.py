@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+import synthetic
 from mcp import Client
 from support import PATIENCE, ROOT, stdio_server
 
@@ -92,11 +93,31 @@ def test_the_readmes_make_targets_are_there_and_ci_calls_the_one_for_tests() -> 
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in commands() if c.startswith("sdxl-lightning-mcp generate")]
+    "command",
+    [c for c in commands() if c.startswith("sdxl-lightning-mcp generate") and "--model" not in c],
 )
 def test_the_readmes_generate_commands_run(command: str, tmp_path: Path) -> None:
     printed = python("-m", "sdxl_lightning_mcp", *shlex.split(command)[1:], folder=tmp_path)
     assert Path(json.loads(printed)["path"] if "--json" in command else printed).exists()
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "--model" in c])
+def test_the_readmes_choices_of_models_are_there(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command)
+    for name in ("mine", "ink"):
+        write = synthetic.write_lora if name == "ink" else synthetic.write_unet
+        write(tmp_path / f"{name}.safetensors", seed=1)
+    ended = subprocess.run(
+        [sys.executable, "-m", "sdxl_lightning_mcp", *words[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    # Understood, and then there is no network here to fetch from.
+    assert ended.returncode == 1
+    assert "cannot be fetched: http://127.0.0.1:9 cannot be reached" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_comment_has_the_form_that_image_browsers_read(parameters: Parameter
     assert comment[8:].decode("utf-16-be") == (
         "a city skyline at night\n"
         "Negative prompt: snow\n"
-        "Steps: 4, Sampler: Euler, Schedule type: SGM Uniform, CFG scale: 2.5, Seed: 7, "
+        "Steps: 4, Sampler: Euler, CFG scale: 2.5, Seed: 7, "
         f"Size: 512x512, Model: {wish.checkpoint}, Version: sdxl-lightning-mcp"
     )
 

@@ -43,11 +43,11 @@ def test_a_call_that_was_interrupted_is_not_in_the_way_of_the_next(mini: Sdxl) -
 
 def test_notes_come_with_the_picture(mini: Sdxl) -> None:
     image = sdxl.LoadedModel(MINI, Engine(mini))("a city " * 99, width=264, height=256, steps=1)
-    assert [note.split()[0] for note in image.notes] == ["These", "The", "Drawn"]
+    assert [note.split()[0] for note in image.notes] == ["mini-1", "The", "Drawn"]
 
 
 def test_an_unknown_model_is_refused_before_torch_is_loaded() -> None:
-    with pytest.raises(sdxl.UnknownModelError, match="this version has: mini"):
+    with pytest.raises(sdxl.UnknownModelError, match="there are: sd-xl-lightning, sdxl-base, mini"):
         sdxl.load("midi")
 
 

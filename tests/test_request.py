@@ -155,13 +155,13 @@ def test_a_negative_prompt_that_can_have_no_effect_is_noted() -> None:
 
 def test_steps_the_weights_are_not_made_for_are_noted() -> None:
     _, notes = resolve(read_request({"prompt": "x", "steps": 12}, MINI), MINI)
-    assert notes == ("These weights are made for 4 steps; 12 were asked for.",)
+    assert notes == ("mini-1 is made for 4 steps; 12 were asked for.",)
 
 
 def test_guidance_the_weights_are_not_made_for_is_noted() -> None:
     _, notes = resolve(read_request({"prompt": "x", "guidance": 2.5}, MINI), MINI)
     assert notes == (
-        "These weights are made without guidance; 2.5 was asked for, which can spoil the picture.",
+        "mini-1 is made without guidance; 2.5 was asked for, which can spoil the picture.",
     )
     assert resolve(read_request({"prompt": "x", "guidance": 1}, MINI), MINI)[1] == ()
 

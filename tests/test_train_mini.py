@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.catalogue import MINI, MINI_FOLDER
 from sdxl_lightning_mcp.engine.engine import Engine
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU
@@ -34,7 +34,10 @@ def run(script: str, *arguments: str | Path) -> str:
 def test_the_recipe_makes_a_model_that_draws(tmp_path: Path) -> None:
     work, folder = tmp_path / "work", tmp_path / "pipeline"
     run("train.py", "all", "--scale", "smoke", "--work", work, "--output", folder)
-    checkpoint = replace(MINI.checkpoint, folder=folder, files=())
+    files = tuple(
+        replace(file, source=folder, bytes=None, sha256=None) for file in MINI.checkpoint.files
+    )
+    checkpoint = replace(MINI.checkpoint, files=files)
     model = LoadedModel(MINI, Engine(Sdxl.open(checkpoint, FLOAT32_CPU)))
     image = model("a red circle on a blue background", width=256, height=256)
     assert image.save(tmp_path / "a.jpg").exists()
@@ -43,7 +46,7 @@ def test_the_recipe_makes_a_model_that_draws(tmp_path: Path) -> None:
     )
     assert {"steps", "pairs", "guidance_3", "seeds", "sizes"} <= told.keys()
     assert len(told["sizes"]) == 6
-    shipped = {path.name for path in MINI.checkpoint.folder.rglob("*") if path.is_file()}
+    shipped = {path.name for path in MINI_FOLDER.rglob("*") if path.is_file()}
     assert {path.name for path in folder.rglob("*") if path.is_file()} == shipped
 
 

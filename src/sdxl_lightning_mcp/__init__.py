@@ -9,7 +9,8 @@ The library is three lines, and the command line is its twin:
 Importing this brings pydantic and Pillow, nothing heavier; torch comes with the first `load`.
 """
 
-from sdxl_lightning_mcp.catalogue import CATALOGUE, Model
+from sdxl_lightning_mcp.catalogue import CATALOGUE
+from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import (
     InvalidRequestError,
     QueueFullError,

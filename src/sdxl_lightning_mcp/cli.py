@@ -5,13 +5,17 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
-from sdxl_lightning_mcp.catalogue import CATALOGUE, find
+from sdxl_lightning_mcp import hub
+from sdxl_lightning_mcp.catalogue import CATALOGUE, MIT, TAESDXL, VAE_FIX
+from sdxl_lightning_mcp.checkpoint import Model, WeightFile, license_notice, license_of
 from sdxl_lightning_mcp.errors import (
     InvalidRequestError,
     SdxlLightningError,
@@ -20,9 +24,14 @@ from sdxl_lightning_mcp.errors import (
 )
 from sdxl_lightning_mcp.request import GenerationRequest, read_request, resolve
 from sdxl_lightning_mcp.run import Run
+from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.settings import Settings
 
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+LINE_SECONDS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -37,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _complain(error)
         sys.exit(FAILED)
     except KeyboardInterrupt:
+        print("sdxl-lightning-mcp: stopped; what was fetched is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
@@ -70,6 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(generate)
     generate.set_defaults(command=_generate)
 
+    pull = commands.add_parser(
+        "pull", help="fetch a model's weights before they are needed", allow_abbrev=False
+    )
+    pull.add_argument(
+        "name", nargs="?", metavar="MODEL", help="a name that `models` lists; else the setting's"
+    )
+    _add_settings(pull)
+    pull.set_defaults(command=_pull)
+
     models = commands.add_parser("models", help="list the models there are")
     models.set_defaults(command=_models)
 
@@ -79,11 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+FLAGS = ("model", "lora", "vae", "device", "output_dir")
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     # SUPPRESS lets a flag stand before or after the command without undoing the other.
-    for name in ("model", "output_dir"):
+    for name in FLAGS:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
+            action="append" if name == "lora" else "store",
             default=argparse.SUPPRESS,
             help=Settings.model_fields[name].description,
         )
@@ -91,7 +114,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
-    return Settings.load(**{name: given.get(name) for name in ("model", "output_dir")})
+    return Settings.load(**{name: given.get(name) for name in FLAGS})
 
 
 def _quiet_settings(parsed: argparse.Namespace) -> Settings:
@@ -111,62 +134,147 @@ def _start_logging(settings: Settings) -> None:
 
 
 def _serve(parsed: argparse.Namespace) -> None:
-    from sdxl_lightning_mcp.server import serve_stdio
+    from sdxl_lightning_mcp.server import choose_model, serve_stdio
 
     settings = _settings(parsed)
-    find(settings.model)
+    model = choose_model(settings)
     _start_logging(settings)
     # A thread that waits for stdin keeps an orderly end from coming; the worker ends by itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    anyio.run(serve_stdio, settings)
+    anyio.run(serve_stdio, settings, model)
 
 
 def _generate(parsed: argparse.Namespace) -> None:
+    from sdxl_lightning_mcp.server import choose_model
+
     settings = _quiet_settings(parsed)
     wish = {name: getattr(parsed, name) for name in GenerationRequest.model_fields}
-    model = find(settings.model)
+    model = choose_model(settings)
     request = read_request({k: v for k, v in wish.items() if v is not None}, model)
-    run = anyio.run(_make_picture, settings, request)
+    run = anyio.run(_make_picture, settings, model, request)
     if parsed.json:
         print(json.dumps(run.facts))
         return
-    for note in run.notes:
-        print(f"Note: {note}", file=sys.stderr)
     print(run.path)
 
 
-async def _make_picture(settings: Settings, request: GenerationRequest) -> Run:
-    """Makes one picture; on a terminal a bar on stderr shows how far it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+async def _make_picture(settings: Settings, model: Model, request: GenerationRequest) -> Run:
+    """Makes one picture, and tells on stderr what is to be noted and how far it is."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     from sdxl_lightning_mcp.server import open_runner
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        async with open_runner(settings) as (runner, model):
-            parameters, notes = resolve(request, model)
+    with _bar(*columns) as show:
+        async with open_runner(settings, model) as runner:
+            parameters, notes = resolve(request, on_disk(model))
             run = await runner.submit(parameters, notes)
-            task = bar.add_task("starting", total=None)
+            # Gigabytes and their licence are spoken of before they come, not after.
+            said = _print_notes(run.notes)
             async for progress in run.updates():
-                total = progress.total if run.started is not None else None
-                bar.update(task, completed=progress.done, total=total, description=progress.message)
+                total = progress.total if progress.done else None
+                show(progress.message, progress.done, total)
             await run.finished()
+    _print_notes(run.notes[said:])
     return run
 
 
+def _print_notes(notes: Sequence[str]) -> int:
+    for note in notes:
+        print(f"Note: {note}", file=sys.stderr)
+    return len(notes)
+
+
+@contextmanager
+def _bar(*columns: "ProgressColumn") -> Generator[Callable[[str, float, float | None], None]]:
+    """A bar on stderr: is told what is done, how much, and of how much.
+
+    Where stderr is no terminal, a line now and then.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("starting", total=None)
+            yield lambda what, done, total: bar.update(
+                task, description=what, completed=done, total=total
+            )
+        return
+    told = time.monotonic()
+
+    def line(what: str, _: float, __: float | None) -> None:
+        nonlocal told
+        if time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            print(what, file=sys.stderr, flush=True)
+
+    yield line
+
+
+def _pull(parsed: argparse.Namespace) -> None:
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from sdxl_lightning_mcp.server import choose_model
+
+    settings = _quiet_settings(parsed)
+    if parsed.name:
+        settings = settings.model_copy(update={"model": parsed.name})
+    model = choose_model(settings)
+    files = model.checkpoint.all_files
+    hub.remove_wrong([file for file in files if hub.locate(file)], lambda _: None)
+    wanted = hub.missing(files)
+    # Once for each licence: with the first file that comes under it.
+    known = {license_of(file) for file in files if file not in wanted}
+    for notice in license_notice(file for file in wanted if license_of(file) not in known):
+        print(notice, file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with _bar(*columns) as show:
+
+        def tell(transfer: hub.Transfer) -> None:
+            show(str(transfer), transfer.done, transfer.total)
+
+        hub.fetch(files, tell, model.selector)
+        hub.verify(files, tell, model.selector)
+    amount = f"{len(wanted)} file{'s' * (len(wanted) != 1)} ({hub.gigabytes(hub.size(wanted))})"
+    got = f"{amount} fetched" if wanted else "nothing to fetch"
+    print(f"{model.checkpoint.name}: {got}, all {len(files)} files are here and right.")
+
+
 def _models(_: argparse.Namespace) -> None:
+    """Every entry of the catalogue: what it is, its steps, its size, whether it is here."""
+    rows: list[tuple[str, ...]] = [("", "steps", "size", "to fetch", "licence")]
     for model in CATALOGUE.values():
-        size = sum(file.bytes for file in model.checkpoint.files) / 1e6
-        print(f"{model.slug}  {model.native_size}x{model.native_size}, {size:.1f} MB")
-        print(f"  {model.summary}")
-        print(
-            f"  steps {model.default_steps} ({model.steps}), "
-            f"guidance {model.default_guidance:g} ({model.guidance}), {model.checkpoint.license}"
-        )
+        rows.append((f"{model.slug}: {model.summary}",))
+        rows += [
+            _row(one.name, str(one.steps), one.all_files, one.license.name)
+            for one in (*model.checkpoints, *model.variants)
+        ]
+    rows.append(("Parts that the models above share, and that are fetched with them:",))
+    rows.append(_row("sdxl-vae-fp16-fix", "", VAE_FIX, MIT.name))
+    rows.append(_row("taesdxl (--vae tiny)", "", TAESDXL, MIT.name))
+    for row in rows:
+        if len(row) == 1:
+            print(f"\n{row[0]}")
+        else:
+            print("  {:<30}{:>5}  {:>9}  {:>9}  {}".format(*row))
+
+
+def _row(name: str, steps: str, files: Sequence[WeightFile], license: str) -> tuple[str, ...]:
+    absent = hub.missing(files)
+    return (
+        name,
+        steps,
+        hub.gigabytes(hub.size(files)),
+        hub.gigabytes(hub.size(absent)) if absent else "on disk",
+        license,
+    )
 
 
 def _doctor(parsed: argparse.Namespace) -> None:

@@ -7,11 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 import anyio
 
-from sdxl_lightning_mcp.catalogue import find
-from sdxl_lightning_mcp.errors import SdxlLightningError
+from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, WeightsError
+from sdxl_lightning_mcp.hardware import accelerator
+from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
-from sdxl_lightning_mcp.server import open_runner
-from sdxl_lightning_mcp.settings import Settings
+from sdxl_lightning_mcp.selection import on_disk
+from sdxl_lightning_mcp.server import choose_model, open_runner
+from sdxl_lightning_mcp.settings import Settings, visible_gpus
 from sdxl_lightning_mcp.store import Store
 
 NEEDED = ("torch", "diffusers", "transformers", "mcp")
@@ -22,6 +24,7 @@ async def examine(settings: Settings) -> bool:
     """Prints one line for each thing looked at; returns whether all is well."""
     checks: tuple[Callable[[Settings], Awaitable[str]], ...] = (
         _software,
+        _device,
         _model,
         _folder,
         _picture,
@@ -48,8 +51,31 @@ async def _software(_: Settings) -> str:
 
 
 async def _model(settings: Settings) -> str:
-    model = find(settings.model)
-    return f"{model.slug}, weights {model.checkpoint.name} in {model.checkpoint.folder}"
+    model = choose_model(settings)
+    absent = missing(model.checkpoint.all_files)
+    if absent:
+        cure = f"sdxl-lightning-mcp pull {model.selector}"
+        if is_offline():
+            cure += ", with HF_HUB_OFFLINE unset"
+        raise WeightsError(
+            f"{model.title} has {gigabytes(size(absent))} to fetch, at the first picture or by: "
+            f"{cure}"
+        )
+    whole = gigabytes(size(model.checkpoint.all_files))
+    others = ", ".join(one.name for one in on_disk(model).checkpoints[1:])
+    also = f", and {others}" if others else ""
+    return f"{model.title}, weights {model.checkpoint.name} ({whole}){also}"
+
+
+async def _device(settings: Settings) -> str:
+    found = accelerator(visible_gpus())
+    if settings.device == "cpu":
+        return "the processor, as asked for"
+    if settings.device != "auto" and (found is None or found.kind != settings.device):
+        raise SettingsError(f"no {settings.device} that the installed torch can use was found.")
+    if found is None:
+        return "no GPU that the installed torch can use; pictures are computed by the processor"
+    return f"{found.name}, {found.memory / 1e9:.0f} GB"
 
 
 async def _folder(settings: Settings) -> str:
@@ -63,13 +89,19 @@ async def _folder(settings: Settings) -> str:
 
 async def _picture(settings: Settings) -> str:
     """Starts the worker, verifies the weights by hash and makes one small picture."""
-    async with open_runner(settings) as (runner, model):
+    try:
+        model = choose_model(settings)
+    except SdxlLightningError:
+        raise SdxlLightningError("not tried, for want of a model.") from None
+    if missing(model.checkpoint.all_files):
+        raise WeightsError("not tried, since weights are to be fetched first.")
+    async with open_runner(settings, model) as runner:
         started = anyio.current_time()
         request = read_request(
             {"prompt": "a red circle on a blue background", "width": 512, "height": 512, "seed": 0},
             model,
         )
-        run = await runner.submit(*resolve(request, model))
+        run = await runner.submit(*resolve(request, on_disk(model)))
         path = await run.finished()
         path.unlink()
         seconds = anyio.current_time() - started

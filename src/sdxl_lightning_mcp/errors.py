@@ -5,6 +5,7 @@ SdxlLightningError
 ├── SettingsError          the environment or a flag says something impossible
 ├── UnknownModelError      no model has that name
 ├── WeightsError           a weight file is missing, cut short, or not the one expected
+├── DeviceMemoryError      a model does not fit into the device's memory
 ├── StorageError           the picture cannot be written
 ├── QueueFullError         too many runs are waiting already
 ├── RunFailedError         a run was carried out and did not end in a picture
@@ -53,6 +54,10 @@ class UnknownModelError(SdxlLightningError, LookupError):
 
 class WeightsError(SdxlLightningError):
     """A weight file is missing, cut short, or not the one expected."""
+
+
+class DeviceMemoryError(SdxlLightningError):
+    """A model does not fit into the device's memory."""
 
 
 class StorageError(SdxlLightningError, OSError):

@@ -145,7 +145,7 @@ def _as_text(parameters: Parameters) -> str:
     if parameters.negative_prompt:
         lines.append(f"Negative prompt: {parameters.negative_prompt}")
     lines.append(
-        f"Steps: {parameters.steps}, Sampler: Euler, Schedule type: SGM Uniform, "
+        f"Steps: {parameters.steps}, Sampler: Euler, "
         f"CFG scale: {parameters.guidance:g}, Seed: {parameters.seed}, "
         f"Size: {parameters.width}x{parameters.height}, Model: {parameters.checkpoint}, "
         f"Version: {GENERATOR}"

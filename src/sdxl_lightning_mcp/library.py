@@ -1,12 +1,16 @@
 """The engine in this process: load a model by name, call it with a prompt, save the picture."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sdxl_lightning_mcp.catalogue import Model, find
+from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.hub import Transfer, fetch, verify
 from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.run import Failed, Finished, new_run_id
+from sdxl_lightning_mcp.selection import on_disk, select
+from sdxl_lightning_mcp.settings import visible_gpus
 
 if TYPE_CHECKING:
     from sdxl_lightning_mcp.engine.engine import Engine
@@ -35,7 +39,7 @@ class LoadedModel:
             RunFailedError: The device did not bring forth a picture.
         """
         request = read_request({"prompt": prompt, **fields}, self.model)
-        parameters, notes = resolve(request, self.model)
+        parameters, notes = resolve(request, on_disk(self.model))
         run_id = new_run_id()
         self.engine.submit(run_id, parameters)
         try:
@@ -51,24 +55,38 @@ class LoadedModel:
                 pass
 
 
-def load(model: str = "mini", *, device: str = "auto") -> LoadedModel:
+def load(
+    model: str = "auto",
+    *,
+    loras: Sequence[str] = (),
+    vae: str = "default",
+    device: str = "auto",
+    tell: Callable[[Transfer], None] = lambda transfer: None,
+) -> LoadedModel:
     """Opens a model's weights in this process; takes some seconds, since torch is imported.
 
+    What is not on this disk is fetched first.
+
     Args:
-        model: A name of the catalogue.
+        model: auto, a name of the catalogue, a folder in diffusers' layout, a .safetensors file.
+        loras: Files or names of LoRAs to add, each with `:scale` behind it if that is not 1.
+        vae: default, or tiny for TAESDXL.
         device: auto, cuda, mps or cpu.
+        tell: Is told how far fetching and checking are.
 
     Raises:
-        UnknownModelError: No model has that name.
-        WeightsError: Its files are not here or not right.
-        SettingsError: That device is not here.
+        UnknownModelError: No model has that name, and no file is there.
+        WeightsError: Its files cannot be got, are not right, or are not SDXL's.
+        DeviceMemoryError: The device has too little memory.
+        SettingsError: That device is not here, or the parts do not go together.
     """
-    found = find(model)
+    found = select(model, loras, vae, device, visible_gpus())
+    files = found.checkpoint.all_files
+    fetch(files, tell, found.selector)
+    verify(files, tell, found.selector)
     from sdxl_lightning_mcp.engine.engine import Engine
     from sdxl_lightning_mcp.engine.sdxl import Sdxl
     from sdxl_lightning_mcp.engine.tuning import tune
-    from sdxl_lightning_mcp.engine.weights import verify
 
-    for _ in verify(found.checkpoint):
-        pass
-    return LoadedModel(found, Engine(Sdxl.open(found.checkpoint, tune(device))))
+    sdxl = Sdxl.open(found.checkpoint, tune(device), found.checkpoints)
+    return LoadedModel(found, Engine(sdxl))

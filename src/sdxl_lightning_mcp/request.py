@@ -8,7 +8,8 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from sdxl_lightning_mcp.catalogue import SEED, SIDE, Model, Range
+from sdxl_lightning_mcp.catalogue import CATALOGUE
+from sdxl_lightning_mcp.checkpoint import SEED, SIDE, Model, Range
 from sdxl_lightning_mcp.errors import InvalidRequestError, Problem
 
 PROMPT_LIMIT = 2000
@@ -42,8 +43,8 @@ class GenerationRequest(BaseModel):
         max_length=PROMPT_LIMIT,
         pattern=r"\S",
         description=(
-            "What to draw. Subject first, then place, light and style; about 60 words count, "
-            "the text encoders read 77 tokens."
+            "What to draw. Subject first, then place, light and style. Words that are too many "
+            "to be read are named in the result."
         ),
     )
     negative_prompt: str | None = Field(
@@ -118,16 +119,17 @@ def resolve(request: GenerationRequest, model: Model) -> tuple[Parameters, tuple
     Raises:
         InvalidRequestError: A value, or the number of pixels, is beyond what the model allows.
     """
+    steps = request.steps or model.default_steps
     parameters = Parameters(
         model=model.slug,
-        checkpoint=model.checkpoint.name,
+        checkpoint=model.checkpoint_for(steps).name,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt or "",
         seed=secrets.randbits(32) if request.seed is None else request.seed,
         width=request.width or model.native_size,
         height=request.height or model.native_size,
         guidance=model.default_guidance if request.guidance is None else request.guidance,
-        steps=request.steps or model.default_steps,
+        steps=steps,
     )
     if beyond := _beyond(parameters.model_dump(), model):
         raise InvalidRequestError(*beyond.values())
@@ -255,21 +257,31 @@ def _check_pixels(parameters: Parameters, model: Model) -> None:
     )
 
 
+def _made_for(steps: int, model: Model) -> str | None:
+    """The checkpoint that is made for that many steps, which is not on this disk."""
+    # One that was chosen by name, or has LoRAs, is alone: pulling another would not help.
+    listed = CATALOGUE[model.slug].checkpoints if model.variants else ()
+    proven = (one for one in listed if one.prediction_type == model.checkpoint.prediction_type)
+    return next((one.name for one in proven if one.steps == steps), None)
+
+
 def _notes(parameters: Parameters, model: Model) -> list[str]:
-    notes: list[str] = []
-    if parameters.negative_prompt and parameters.guidance <= 1:
+    notes = [*model.notes]
+    guidance, steps = _tidy(parameters.guidance), parameters.steps
+    checkpoint = model.checkpoint_for(steps)
+    if parameters.negative_prompt and guidance <= 1:
         notes.append(
-            f"The negative prompt has no effect at guidance {_tidy(parameters.guidance)}; "
-            "it needs guidance above 1."
+            f"The negative prompt has no effect at guidance {guidance}; it needs guidance above 1."
         )
-    if parameters.steps != model.checkpoint.steps:
+    if steps != checkpoint.steps and checkpoint.guidance <= 1:
+        other = _made_for(steps, model)
+        cure = f" For {steps} there is: sdxl-lightning-mcp pull {other}" if other else ""
         notes.append(
-            f"These weights are made for {model.checkpoint.steps} steps; "
-            f"{parameters.steps} were asked for."
+            f"{checkpoint.name} is made for {checkpoint.steps} steps; {steps} were asked for.{cure}"
         )
-    if model.checkpoint.guidance <= 1 < parameters.guidance:
+    if checkpoint.guidance <= 1 < guidance:
         notes.append(
-            "These weights are made without guidance; "
-            f"{_tidy(parameters.guidance)} was asked for, which can spoil the picture."
+            f"{checkpoint.name} is made without guidance; {guidance} was asked for, which can "
+            "spoil the picture."
         )
     return notes

@@ -36,10 +36,16 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Rested:
+    """The weights have left the device for want of work; the next run brings them back."""
+
+
+@dataclass(frozen=True)
 class Loading:
-    """The device is getting ready; `what` is being done now."""
+    """The device is getting ready; `what` is being done now, and `share` of it, 0 to 1, is done."""
 
     what: str
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,10 @@ class NotReady:
 
 @dataclass(frozen=True)
 class Admitted:
-    """The device has begun with this run."""
+    """The device has begun with this run; `expected` are seconds, where they are many."""
 
     run_id: str
+    expected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Canceled:
     run_id: str
 
 
-DeviceEvent = Loading | Ready | NotReady
+DeviceEvent = Loading | Ready | NotReady | Rested
 RunEvent = Admitted | Stepped | Finished | Failed | Canceled
 Event = DeviceEvent | RunEvent
 
@@ -123,6 +130,7 @@ class Run:
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     status: Status = Status.QUEUED
     position: int = 0
+    loaded: float = 0.0
     step: int = 0
     attempts: int = 0
     message: str = "queued"
@@ -140,8 +148,13 @@ class Run:
 
     @property
     def progress(self) -> Progress:
-        """The steps done, plus one for decoding and writing the picture."""
+        """The steps done, plus one for decoding and writing the picture.
+
+        Below one it is the share of the weights that have come, while they are waited for.
+        """
         done = float(self.step) + (self.status is Status.SUCCEEDED)
+        if self.status is Status.QUEUED:
+            done += 0.9 * self.loaded
         return Progress(done, self.parameters.steps + 1.0, self.message)
 
     @property

@@ -18,13 +18,29 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("mini", description="The model to serve.")
+    model: str = Field(
+        "auto",
+        description=(
+            "A name that `models` lists, a folder or a .safetensors file; auto is sd-xl-lightning "
+            "where there is a GPU for it, else mini."
+        ),
+    )
+    lora: tuple[str, ...] = Field(
+        (),
+        description=(
+            "LoRAs to add, as PATH or PATH:SCALE; several with commas between them, or the flag "
+            "several times."
+        ),
+    )
+    vae: Literal["default", "tiny"] = Field(
+        "default", description="tiny decodes with TAESDXL: faster, in less memory, less detailed."
+    )
     output_dir: Path | None = Field(
         None, description="Where pictures go; else sdxl-lightning in your pictures folder."
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         "auto",
-        description="Where to run: cuda, mps or cpu; auto is cuda where torch sees it, else cpu.",
+        description="Where to run: cuda, mps or cpu; auto is the first of them that torch sees.",
     )
     preview_bytes: int = Field(
         100_000,
@@ -42,11 +58,24 @@ class Settings(BaseModel):
             "it is so up to rounding."
         ),
     )
+    idle_minutes: float = Field(
+        10,
+        ge=0,
+        allow_inf_nan=False,
+        description="After so long without a run the weights leave the device; 0 is never.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much is logged, on stderr."
     )
 
-    @field_validator("device", "log_level", mode="before")
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("device", "vae", "log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -64,21 +93,28 @@ class Settings(BaseModel):
             for name, value in found.items()
             if name.startswith(PREFIX) and value != ""
         }
-        values |= {name: value for name, value in flags.items() if value not in (None, "")}
+        flags = {name: value for name, value in flags.items() if value not in (None, "", [])}
+        values |= flags
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             lines = [
-                _explain(str(problem["loc"][0]), problem["msg"], problem["input"])
+                _explain(str(problem["loc"][0]), problem["msg"], problem["input"], flags)
                 for problem in error.errors(include_url=False)
             ]
             raise SettingsError("\n".join(lines)) from None
 
 
-def _explain(name: str, message: str, value: object) -> str:
+def visible_gpus() -> str | None:
+    """CUDA_VISIBLE_DEVICES, which says to torch which GPUs there are; None where it is not set."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def _explain(name: str, message: str, value: object, flags: Mapping[str, object]) -> str:
     variable = PREFIX + name.upper()
     if name in Settings.model_fields:
-        return f"{variable}: got {value!r}; {message[0].lower()}{message[1:]}."
+        said = f"--{name.replace('_', '-')}" if name in flags else variable
+        return f"{said}: got {value!r}; {message[0].lower()}{message[1:]}."
     close = difflib.get_close_matches(name, Settings.model_fields, n=1)
     cure = f" Did you mean {PREFIX}{close[0].upper()}?" if close else ""
     known = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)

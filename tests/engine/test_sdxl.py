@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.catalogue import MINI_FOLDER
 from sdxl_lightning_mcp.engine.sdxl import Sample, Sdxl
 from sdxl_lightning_mcp.request import Parameters
 
@@ -13,7 +13,7 @@ from sdxl_lightning_mcp.request import Parameters
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusionXLPipeline:
     opened = StableDiffusionXLPipeline.from_pretrained(
-        MINI.checkpoint.folder, dtype=torch.float32, low_cpu_mem_usage=False
+        MINI_FOLDER, dtype=torch.float32, low_cpu_mem_usage=False
     )
     opened.set_progress_bar_config(disable=True)
     return opened
@@ -106,7 +106,7 @@ def test_words_beyond_77_tokens_are_named_and_very_many_are_counted(
     def notes(prompt: str) -> list[str]:
         return mini.prepare("a", parameters.model_copy(update={"prompt": prompt})).notes
 
-    cut = "The prompt was cut after 77 tokens; not read: "
+    cut = "The prompt was cut after 75 tokens; not read: "
     assert notes("night " * 75) == []
     assert notes("night " * 75 + "with a zeppelin") == [f'{cut}"with a zeppelin"']
     (note,) = notes("night " * 175)

@@ -105,7 +105,7 @@ async def test_progress_only_grows_and_tells_every_step(tmp_path: Path, mode: An
     assert amounts == sorted(set(amounts))
     assert {total for _, total, _ in told} == {5.0}
     messages = [message for _, _, message in told]
-    assert any((message or "").startswith("loading") for message in messages)
+    assert any((message or "").startswith("opening") for message in messages)
     assert "step 4 of 4" in messages
 
 
@@ -139,7 +139,7 @@ async def test_notes_are_said(runner: LocalRunner) -> None:
     assert len(notes) == 3
     assert "negative prompt has no effect" in notes[0]
     assert "made for 4 steps; 1 were asked for" in notes[1]
-    assert "cut after 77 tokens" in notes[2]
+    assert "cut after 75 tokens" in notes[2]
 
 
 @ERAS

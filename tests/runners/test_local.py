@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import psutil
 import pytest
+from PIL import Image
 from support import PATIENCE, mini_runner
 
 from sdxl_lightning_mcp.catalogue import MINI
@@ -226,7 +227,8 @@ async def test_weights_that_are_not_right_fail_the_run_with_the_reason(
 ) -> None:
     from dataclasses import replace
 
-    missing = replace(MINI, checkpoint=replace(MINI.checkpoint, folder=tmp_path / "nowhere"))
+    files = tuple(replace(one, source=tmp_path / "nowhere") for one in MINI.checkpoint.files)
+    missing = replace(MINI, checkpoints=(replace(MINI.checkpoint, files=files),))
     with anyio.fail_after(PATIENCE):
         async with LocalRunner.open(missing, Store(tmp_path), device="cpu") as runner:
             for _ in range(2):
@@ -247,3 +249,21 @@ async def test_a_device_that_is_not_here_fails_the_run_with_those_that_are(
             run = await runner.submit(parameters)
             with pytest.raises(SettingsError, match=r"'mps' is not seen.*here is: .*cpu"):
                 await run.finished()
+
+
+async def test_weights_leave_after_an_idle_time_and_the_next_run_brings_them_back(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with LocalRunner.open(
+            MINI, Store(tmp_path), device="cpu", idle_seconds=0.05
+        ) as runner:
+            first = await runner.submit(parameters)
+            path = await first.finished()
+            while not runner.status().state.startswith("resting"):
+                await anyio.lowlevel.checkpoint()
+            again = await runner.submit(parameters)
+            assert first.image is not None
+            with Image.open(await again.finished()) as after, Image.open(path) as before:
+                assert after.tobytes() == before.tobytes()
+            assert again.notes == []

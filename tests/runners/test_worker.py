@@ -22,7 +22,7 @@ Kind = TypeVar("Kind")
 
 @asynccontextmanager
 async def worker() -> AsyncIterator[WorkerProcess]:
-    started = await WorkerProcess.start(Assignment(MINI, "cpu", 1, "info"))
+    started = await WorkerProcess.start(Assignment(model=MINI, device="cpu"))
     try:
         yield started
     finally:

@@ -1,10 +1,13 @@
 """The loop that owns one device: admit -> step -> finish, for ever."""
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from sdxl_lightning_mcp.engine.estimate import Estimator
+from sdxl_lightning_mcp.engine.memory import is_out_of_memory
 from sdxl_lightning_mcp.engine.sdxl import Sample, Sdxl
 from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
 from sdxl_lightning_mcp.image import encode
@@ -18,14 +21,18 @@ class Engine:
     """Carries out runs on one device; several can be under way, each at its own step.
 
     `max_batch` samples at most share a UNet call. With 1, every picture is computed alone and is
-    bitwise repeatable; with more, a picture equals the one made alone up to rounding.
+    bitwise repeatable; with more, a picture equals the one made alone up to rounding. An
+    `estimator` tells beforehand how long a run will take.
     """
 
-    def __init__(self, sdxl: Sdxl, max_batch: int = 1) -> None:
+    def __init__(self, sdxl: Sdxl, max_batch: int = 1, estimator: Estimator | None = None) -> None:
         self.sdxl = sdxl
         self.max_batch = max_batch
+        self.estimator = estimator
         self.waiting: deque[tuple[str, Parameters]] = deque()
         self.active: list[Sample] = []
+        # Runs whose first try ran out of memory.
+        self.second_tries: set[str] = set()
 
     @property
     def idle(self) -> bool:
@@ -54,11 +61,21 @@ class Engine:
         """Begins with runs that wait, while the batch has room."""
         while self.waiting and len(self.active) < self.max_batch:
             run_id, parameters = self.waiting.popleft()
-            yield Admitted(run_id)
             try:
-                self.active.append(self.sdxl.prepare(run_id, parameters))
+                if run_id not in self.second_tries:
+                    yield Admitted(run_id, self.estimator and self.estimator.seconds(parameters))
+                sample = self.sdxl.prepare(run_id, parameters)
             except Exception as error:
-                yield _failed(run_id, error)
+                caught = error
+            else:
+                if run_id in self.second_tries:
+                    sample.notes.append(
+                        "The device ran out of memory; the picture was begun anew with less on it "
+                        f"({self.sdxl.tuning.tier})."
+                    )
+                self.active.append(sample)
+                continue
+            yield from self._recover([(run_id, parameters)], caught)
 
     def step(self) -> Iterator[RunEvent]:
         """One UNet call for the oldest sample and those that can share it."""
@@ -69,10 +86,12 @@ class Engine:
         try:
             self.sdxl.denoise(together)
         except Exception as error:
-            self.active = [sample for sample in self.active if sample not in together]
-            yield from (_failed(sample.run_id, error) for sample in together)
+            caught = error
+        else:
+            yield from (Stepped(sample.run_id, sample.step) for sample in together)
             return
-        yield from (Stepped(sample.run_id, sample.step) for sample in together)
+        self.active = [sample for sample in self.active if sample not in together]
+        yield from self._recover([(one.run_id, one.parameters) for one in together], caught)
 
     def finish(self) -> Iterator[RunEvent]:
         """Decodes what is denoised, one picture at a time, so that none waits for another."""
@@ -82,16 +101,47 @@ class Engine:
             try:
                 picture = self.sdxl.decode(sample)
                 image = encode(picture, sample.parameters, datetime.now(UTC), sample.notes)
-                yield Finished(sample.run_id, image)
             except Exception as error:
-                yield _failed(sample.run_id, error)
+                caught = error
+            else:
+                self.second_tries.discard(sample.run_id)
+                yield Finished(sample.run_id, image)
+                continue
+            yield from self._recover([(sample.run_id, sample.parameters)], caught)
+
+    def _recover(self, runs: list[tuple[str, Parameters]], error: Exception) -> Iterator[RunEvent]:
+        """Begins runs anew, once, where memory ran out and less can be held; else they failed.
+
+        One run's failure must not stop the loop for the others.
+        """
+        failure = _failure(error)
+        # Its frames hold the weights and activations that have to go before less can be held.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        anew: list[tuple[str, Parameters]] = []
+        if is_out_of_memory(error):
+            anew = [run for run in runs if run[0] not in self.second_tries]
+            if anew and not self.sdxl.held.step_down():
+                anew = []
+        for run in runs:
+            if run in anew:
+                yield Stepped(run[0], 0)
+            else:
+                self.second_tries.discard(run[0])
+                yield Failed(run[0], failure)
+        self.second_tries |= {run_id for run_id, _ in anew}
+        self.waiting.extendleft(reversed(anew))
 
 
-def _failed(run_id: str, error: Exception) -> Failed:
-    """One run's failure must not stop the loop for the others."""
+def _failure(error: Exception) -> SdxlLightningError:
+    """An error as the person is told it; what they are not told goes to the log."""
     if isinstance(error, SdxlLightningError):
-        return Failed(run_id, error)
-    log.exception("run %s failed", run_id)
+        return error
+    # As text: a record that kept the traceback would keep what the traceback holds.
+    log.error("a run failed\n%s", "".join(traceback.format_exception(error)))
+    if is_out_of_memory(error):
+        return RunFailedError(
+            "The device's memory does not suffice for this picture. Try a smaller size, "
+            "--vae tiny, or close what else uses the device."
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    cure = " Try a smaller size." if "memory" in reason.lower() else ""
-    return Failed(run_id, RunFailedError(f"The run failed on the device: {reason}.{cure}"))
+    return RunFailedError(f"The run failed on the device: {reason}.")

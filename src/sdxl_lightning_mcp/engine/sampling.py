@@ -1,43 +1,52 @@
 """Sigmas, timesteps, and the Euler step for samples that stand at different steps.
 
-The schedule is SDXL's (scaled-linear betas 0.00085 to 0.012 over 1,000 timesteps) with trailing
-spacing, as ByteDance's model card asks for SDXL-Lightning; the step is Euler's (Karras et al.,
-arXiv 2206.00364, algorithm 1). Without state, so that any number of samples can share a call.
+The schedule is SDXL's (scaled-linear betas 0.00085 to 0.012 over 1,000 timesteps); its spacing is
+trailing, as ByteDance's model card asks for SDXL-Lightning, or leading, as SDXL base comes. The
+step is Euler's (Karras et al., arXiv 2206.00364, algorithm 1). Without state, so that any number
+of samples can share a call.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sdxl_lightning_mcp.checkpoint import PredictionType, Spacing
+
 TRAIN_TIMESTEPS = 1000
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`timesteps`: (steps,) float32, falling. `sigmas`: (steps + 1,) float32, ending in 0."""
+    """`timesteps`: (steps,) float32, falling. `sigmas`: (steps + 1,) float32, ending in 0.
+
+    `start`: (), the standard deviation of the noise that a run starts from.
+    """
 
     timesteps: Tensor
     sigmas: Tensor
+    start: Tensor
 
 
 @lru_cache(maxsize=128)
-def trailing_schedule(steps: int) -> Schedule:
+def make_schedule(steps: int, spacing: Spacing) -> Schedule:
     """The noise levels of a run of that many steps, on the CPU."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_TIMESTEPS, dtype=torch.float32) ** 2
     kept = torch.cumprod(1.0 - betas, dim=0)
     all_sigmas = (((1 - kept) / kept) ** 0.5).numpy()
-    # The last timestep comes first: "leading" spacing would start from the wrong noise level.
-    timesteps = np.arange(TRAIN_TIMESTEPS, 0, -TRAIN_TIMESTEPS / steps).round() - 1
-    sigmas = np.interp(timesteps, np.arange(TRAIN_TIMESTEPS), all_sigmas)
-    return Schedule(
-        torch.tensor(timesteps.astype(np.float32)),
-        torch.tensor(np.append(sigmas, 0.0).astype(np.float32)),
+    if spacing == "trailing":
+        # The last timestep comes first: "leading" starts a few steps from a far lower noise level.
+        timesteps = np.arange(TRAIN_TIMESTEPS, 0, -TRAIN_TIMESTEPS / steps).round() - 1
+    else:
+        timesteps = (np.arange(steps) * (TRAIN_TIMESTEPS // steps))[::-1] + 1.0
+    sigmas = torch.tensor(
+        np.append(np.interp(timesteps, np.arange(TRAIN_TIMESTEPS), all_sigmas), 0).astype("float32")
     )
+    # Leading spacing starts where some of the picture is left, so its variance counts too.
+    start = sigmas[0] if spacing == "trailing" else (sigmas[0] ** 2 + 1) ** 0.5
+    return Schedule(torch.tensor(timesteps.astype(np.float32)), sigmas, start)
 
 
 def scale_input(latents: Tensor, sigmas: Tensor) -> Tensor:

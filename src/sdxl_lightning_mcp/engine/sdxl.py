@@ -1,34 +1,36 @@
 """SDXL as three acts: encode the prompts, denoise, decode (Podell et al., arXiv 2307.01952)."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sdxl_lightning_mcp.catalogue import Checkpoint
+from sdxl_lightning_mcp.checkpoint import Checkpoint
+from sdxl_lightning_mcp.engine.holding import Holding
+from sdxl_lightning_mcp.engine.prompts import CHUNK
 from sdxl_lightning_mcp.engine.sampling import (
-    PredictionType,
     Schedule,
     euler_step,
     gaussian_noise,
+    make_schedule,
     scale_input,
-    trailing_schedule,
 )
 from sdxl_lightning_mcp.engine.tuning import Tuning
-from sdxl_lightning_mcp.engine.weights import Networks, open_networks
 from sdxl_lightning_mcp.errors import RunFailedError
 from sdxl_lightning_mcp.request import Parameters
 
-TOKENS = 77
+# With fewer parameters a picture takes seconds on any processor.
+LARGE = 500_000_000
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """What the UNet is told about one picture.
 
-    `tokens`: (1, 77, width of both text encoders). `pooled`: (1, width of the second's
+    `tokens`: (1, 77 x chunks, width of both text encoders). `pooled`: (1, width of the second's
     projection). `sizes`: (1, 6), SDXL's micro-conditioning.
     """
 
@@ -47,6 +49,7 @@ class Sample:
 
     run_id: str
     parameters: Parameters
+    checkpoint: Checkpoint
     positive: Conditioning
     negative: Conditioning | None
     latents: Tensor
@@ -60,47 +63,70 @@ class Sample:
         return self.step == self.parameters.steps
 
     @property
-    def batch_key(self) -> tuple[int, ...]:
+    def batch_key(self) -> tuple[object, ...]:
         """Samples with the same key can share a UNet call."""
-        return tuple(self.latents.shape)
+        return (self.checkpoint.name, self.positive.tokens.shape[1], *self.latents.shape)
 
 
 class Sdxl:
-    """A checkpoint of SDXL's architecture on one device."""
+    """A model of SDXL's architecture on one device.
 
-    def __init__(self, networks: Networks, prediction_type: PredictionType, tuning: Tuning):
-        self.networks = networks
-        self.prediction_type: PredictionType = prediction_type
-        self.tuning = tuning
-        self.latent_scale = 2 ** (len(_config(networks.vae).block_out_channels) - 1)
+    `held` are its networks. `checkpoints` are those it can work with; they differ in their UNet
+    alone, and one UNet is held at a time.
+    """
+
+    def __init__(self, held: Holding, checkpoints: Sequence[Checkpoint]) -> None:
+        self.held = held
+        self.checkpoints = {checkpoint.name: checkpoint for checkpoint in checkpoints}
+        vae, unet = _config(held.networks.vae), _config(held.networks.unet)
+        levels = vae.get("block_out_channels") or vae.encoder_block_out_channels
+        self.latent_scale = 2 ** (len(levels) - 1)
+        self.channels: int = unet.in_channels
+        self._large = held.networks.unet.num_parameters() > LARGE
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint, tuning: Tuning) -> "Sdxl":
-        """Opens a verified checkpoint. Raises WeightsError."""
-        return cls(open_networks(checkpoint, tuning), checkpoint.prediction_type, tuning)
+    def open(
+        cls, checkpoint: Checkpoint, tuning: Tuning, others: Sequence[Checkpoint] = ()
+    ) -> "Sdxl":
+        """Opens verified files; what lies on the device follows from its free memory.
+
+        Raises:
+            WeightsError: A file cannot be opened or does not fit.
+            DeviceMemoryError: The device has too little memory.
+        """
+        rest = (one for one in others if one != checkpoint)
+        return cls(Holding.open(checkpoint, tuning), [checkpoint, *rest])
+
+    @property
+    def tuning(self) -> Tuning:
+        """Where and how the networks lie."""
+        return self.held.tuning
+
+    @property
+    def takes_minutes(self) -> bool:
+        """Whether a picture may take so long that it should be said before."""
+        return self.tuning.device.type == "cpu" and self._large
+
+    # --- the three acts --------------------------------------------------------------------
 
     @torch.inference_mode()
     def prepare(self, run_id: str, parameters: Parameters) -> Sample:
         """Encodes the prompts and draws the noise: everything before the first step."""
+        checkpoint = self.checkpoints[parameters.checkpoint]
         scale = self.latent_scale
         shape = (-(-parameters.height // scale), -(-parameters.width // scale))
-        channels = _config(self.networks.unet).in_channels
-        schedule = trailing_schedule(parameters.steps)
-        noise = gaussian_noise(parameters.seed, (1, channels, *shape))
-        positive, lost = self._encode(parameters.prompt, parameters)
-        notes = _lost_note("prompt", lost)
-        negative = None
-        if parameters.guidance > 1:
-            negative, lost = self._encode_negative(positive, parameters)
-            notes += _lost_note("negative prompt", lost)
+        schedule = make_schedule(parameters.steps, checkpoint.spacing)
+        noise = gaussian_noise(parameters.seed, (1, self.channels, *shape))
+        positive, negative, notes = self._encode(parameters, checkpoint)
         if (shape[0] * scale, shape[1] * scale) != (parameters.height, parameters.width):
             notes.append(f"Drawn at {shape[1] * scale}x{shape[0] * scale} and cut to size.")
         return Sample(
             run_id,
             parameters,
+            checkpoint,
             positive,
             negative,
-            (noise * schedule.sigmas[0]).to(self.tuning.device),
+            (noise * schedule.start).to(self.tuning.device),
             schedule,
             notes=notes,
         )
@@ -109,9 +135,10 @@ class Sdxl:
     def denoise(self, samples: list[Sample]) -> None:
         """Moves every sample one step on, in one UNet call.
 
-        The samples have latents of one shape; each stands at its own timestep and may or may not
+        The samples have one `batch_key`; each stands at its own timestep and may or may not
         have a guidance branch. The negative branches come first in the batch, as in diffusers.
         """
+        self.held.take_up(samples[0].checkpoint)
         guided = [sample for sample in samples if sample.negative is not None]
         rows = [*guided, *samples]
         told = [cast(Conditioning, sample.negative) for sample in guided]
@@ -132,7 +159,7 @@ class Sdxl:
             guided_output,
             self._levels(samples, 0),
             self._levels(samples, 1),
-            self.prediction_type,
+            samples[0].checkpoint.prediction_type,
         )
         for row, sample in enumerate(samples):
             sample.latents = stepped[row : row + 1]
@@ -143,24 +170,31 @@ class Sdxl:
         """Decodes denoised latents into an RGB picture of the size asked for.
 
         Raises:
-            RunFailedError: The networks brought forth no numbers.
+            RunFailedError: The networks brought forth no numbers, or nothing but black.
         """
-        vae: Any = self.networks.vae
-        latents = (sample.latents / vae.config.scaling_factor).to(self.tuning.dtype)
+        vae: Any = self.held.networks.vae
+        latents = (sample.latents / vae.config.scaling_factor).to(vae.dtype)
         pixels = vae.decode(latents, return_dict=False)[0][0].float()
         if not bool(torch.isfinite(pixels).all()):
-            raise RunFailedError("The picture came out as not-a-number; try another data type.")
+            raise RunFailedError(
+                "The picture came out as not-a-number; the weights do not suit this data type "
+                f"({vae.dtype}) or are broken."
+            )
         levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        if not bool(levels.any()):
+            raise RunFailedError("The picture came out all black; it is not kept.")
         picture = Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), "RGB")
         width, height = sample.parameters.width, sample.parameters.height
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         return picture.crop((left, top, left + width, top + height))
 
+    # --- one UNet call ---------------------------------------------------------------------
+
     def _call_unet(self, rows: list[Sample], told: list[Conditioning]) -> Tensor:
         """The UNet's predictions in float32, one for each row."""
         latents = torch.cat([sample.latents for sample in rows])
         timesteps = torch.stack([sample.schedule.timesteps[sample.step] for sample in rows])
-        unet: Any = self.networks.unet
+        unet: Any = self.held.networks.unet
         return unet(
             scale_input(latents, self._levels(rows, 0)).to(
                 self.tuning.dtype, memory_format=self.tuning.memory_format
@@ -179,53 +213,40 @@ class Sdxl:
         levels = torch.stack([sample.schedule.sigmas[sample.step + ahead] for sample in samples])
         return levels.to(self.tuning.device).view(-1, 1, 1, 1)
 
-    def _encode(self, text: str, parameters: Parameters) -> tuple[Conditioning, str]:
-        """Encodes one prompt; also returns the words that did not fit."""
-        hidden: list[Tensor] = []
-        pooled = lost = None
-        for tokenizer, encoder in zip(
-            self.networks.tokenizers, self.networks.text_encoders, strict=True
-        ):
-            ids, lost = _tokenize(tokenizer, text)
-            output: Any = encoder(ids.to(self.tuning.device), output_hidden_states=True)
-            # SDXL reads the last layer but one, and the second encoder's pooled projection.
-            hidden.append(output.hidden_states[-2])
-            pooled = output[0]
+    def _encode(
+        self, parameters: Parameters, checkpoint: Checkpoint
+    ) -> tuple[Conditioning, Conditioning | None, list[str]]:
+        """What the UNet is told, where guidance asks for it also of what is not wanted."""
+        encoder = self.held.prompts
+        wanted = encoder.encode(parameters.prompt)
+        notes = _lost_note("prompt", wanted.lost, checkpoint.prompt_chunks)
         height, width = parameters.height, parameters.width
         sizes = torch.tensor(
-            [[height, width, 0, 0, height, width]], dtype=hidden[0].dtype, device=hidden[0].device
+            [[height, width, 0, 0, height, width]],
+            dtype=wanted.tokens.dtype,
+            device=wanted.tokens.device,
         )
-        return Conditioning(torch.cat(hidden, dim=-1), cast(Tensor, pooled), sizes), lost or ""
-
-    def _encode_negative(
-        self, positive: Conditioning, parameters: Parameters
-    ) -> tuple[Conditioning, str]:
-        if parameters.negative_prompt:
-            return self._encode(parameters.negative_prompt, parameters)
-        # SDXL was trained with zeros, not with the encoding of an empty text.
-        nothing = Conditioning(
-            torch.zeros_like(positive.tokens), torch.zeros_like(positive.pooled), positive.sizes
-        )
-        return nothing, ""
-
-
-def _tokenize(tokenizer: Any, text: str) -> tuple[Tensor, str]:
-    """Token ids (1, 77), and the words beyond them."""
-    # A "<|endoftext|>" that a person types is text, not the end of their prompt.
-    ids: list[int] = tokenizer(text, split_special_tokens=True).input_ids
-    lost = ""
-    if len(ids) > TOKENS:
-        lost = tokenizer.decode(ids[TOKENS - 1 : -1]).strip()
-        ids = [*ids[: TOKENS - 1], ids[-1]]
-    padding = [tokenizer.pad_token_id] * (TOKENS - len(ids))
-    return torch.tensor([ids + padding]), lost
+        positive = Conditioning(wanted.tokens, wanted.pooled, sizes)
+        if parameters.guidance <= 1:
+            return positive, None, notes
+        if not parameters.negative_prompt:
+            # SDXL was trained with zeros, not with the encoding of an empty text.
+            zeros = torch.zeros_like
+            return positive, Conditioning(zeros(wanted.tokens), zeros(wanted.pooled), sizes), notes
+        unwanted = encoder.encode(parameters.negative_prompt)
+        notes += _lost_note("negative prompt", unwanted.lost, checkpoint.prompt_chunks)
+        # The two share a call, so that they need one length.
+        length = max(wanted.tokens.shape[1], unwanted.tokens.shape[1])
+        positive = replace(positive, tokens=encoder.lengthened(wanted.tokens, length))
+        tokens = encoder.lengthened(unwanted.tokens, length)
+        return positive, Conditioning(tokens, unwanted.pooled, sizes), notes
 
 
-def _lost_note(what: str, lost: str) -> list[str]:
+def _lost_note(what: str, lost: str, chunks: int) -> list[str]:
     if not lost:
         return []
     shown = lost if len(lost) <= 200 else f"{lost[:200]}... ({len(lost):,} characters)"
-    return [f'The {what} was cut after {TOKENS} tokens; not read: "{shown}"']
+    return [f'The {what} was cut after {CHUNK * chunks} tokens; not read: "{shown}"']
 
 
 def _config(network: Any) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sdxl_lightning_mcp.engine.memory import Tier
 from sdxl_lightning_mcp.errors import SettingsError
 
 
@@ -15,6 +16,7 @@ class Tuning:
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format
+    tier: Tier = Tier.RESIDENT
 
     def __str__(self) -> str:
         name = (
@@ -23,11 +25,21 @@ class Tuning:
             else f"{self.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
         )
         data_type = str(self.dtype).removeprefix("torch.")
-        return f"{name}, {data_type}, torch {torch.__version__}"
+        where = "" if self.device.type == "cpu" else f", {self.tier}"
+        return f"{name}, {data_type}, torch {torch.__version__}{where}"
+
+    def vae_dtype(self, stays_in_float16: bool) -> torch.dtype:
+        """The VAE's data type: SDXL's own one leaves float16's range and gives black pictures."""
+        if self.dtype is not torch.float16 or stays_in_float16:
+            return self.dtype
+        halves = self.device.type == "cuda" and torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
+        return torch.bfloat16 if halves else torch.float32
 
 
 def tune(wanted: str = "auto") -> Tuning:
-    """Chooses for `wanted`: auto, cuda, mps or cpu. auto is cuda where it is there, else the cpu.
+    """Chooses for `wanted`: auto, cuda, mps or cpu. auto is the first that is here.
 
     On a CPU bfloat16 only where the processor multiplies it; elsewhere torch imitates it, slower
     than float32. float16 on GPUs, since it is what the checkpoints are stored in.
@@ -40,7 +52,7 @@ def tune(wanted: str = "auto") -> Tuning:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    kind = wanted if wanted != "auto" else "cuda" if here["cuda"] else "cpu"
+    kind = wanted if wanted != "auto" else next(name for name, present in here.items() if present)
     if not here[kind]:
         there = ", ".join(name for name, present in here.items() if present)
         raise SettingsError(

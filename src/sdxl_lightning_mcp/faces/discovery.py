@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from sdxl_lightning_mcp.catalogue import CATALOGUE, PACKAGE, Model
+from sdxl_lightning_mcp.catalogue import CATALOGUE, PACKAGE
+from sdxl_lightning_mcp.checkpoint import Checkpoint, Model
 from sdxl_lightning_mcp.request import request_schema
 
 SKILL = Path("skills", "sdxl-lightning", "SKILL.md")
@@ -23,13 +24,25 @@ def model_spec(model: Model) -> dict[str, Any]:
         },
         "sizes": [f"{width}x{height}" for width, height in model.sizes],
         "max_pixels": model.max_pixels,
-        "checkpoint": {
-            "name": model.checkpoint.name,
-            "steps": model.checkpoint.steps,
-            "prediction_type": model.checkpoint.prediction_type,
-            "scheduler": "Euler, trailing timesteps",
-            "license": model.checkpoint.license,
+        "checkpoint": _checkpoint_spec(model.checkpoint),
+        "other_checkpoints": [_checkpoint_spec(one) for one in model.checkpoints[1:]],
+        "license": {
+            "name": model.checkpoint.license.name,
+            "url": model.checkpoint.license.url,
+            "not_allowed": model.checkpoint.license.restrictions,
         },
+    }
+
+
+def _checkpoint_spec(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "name": checkpoint.name,
+        "steps": checkpoint.steps,
+        "guidance": checkpoint.guidance,
+        "prediction_type": checkpoint.prediction_type,
+        "scheduler": f"Euler, {checkpoint.spacing} timesteps",
+        "prompt_tokens": 75 * checkpoint.prompt_chunks,
+        "loras": [str(lora) for lora in checkpoint.loras],
     }
 
 
@@ -47,8 +60,8 @@ def llms_txt() -> str:
         sizes = ", ".join(f"{width}x{height}" for width, height in model.sizes)
         blocks.append(
             f"Sizes that work best: {sizes}; at most {model.max_pixels:,} pixels. "
-            f"Weights: {model.checkpoint.name}, made for {model.checkpoint.steps} steps, "
-            f"{model.checkpoint.license}."
+            f"Weights: {model.checkpoint.name}, made for {model.checkpoint.steps} steps and "
+            f"guidance {model.checkpoint.guidance:g}. Licence: {model.checkpoint.license}."
         )
     blocks += [
         "## Skill",

@@ -30,13 +30,14 @@ from mcp_types import (
     ToolAnnotations,
 )
 
-from sdxl_lightning_mcp.catalogue import Model
+from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import SdxlLightningError
 from sdxl_lightning_mcp.faces import discovery
 from sdxl_lightning_mcp.image import preview
 from sdxl_lightning_mcp.request import read_request, request_schema, resolve
 from sdxl_lightning_mcp.run import Run
 from sdxl_lightning_mcp.runners.base import Runner
+from sdxl_lightning_mcp.selection import on_disk
 
 TOOL = "generate_image"
 FACTS = "sdxl-lightning-mcp/run"
@@ -120,7 +121,7 @@ def _tool(model: Model) -> Tool:
         name=TOOL,
         title="Generate image",
         description=(
-            f"Draws a picture from a prompt with {model.title} on this machine; it takes seconds. "
+            f"Draws a picture from a prompt with {model.title} on this machine. "
             "Answers with a preview you can see, the path of the full JPEG file, and the seed. "
             f"{model.summary}"
         ),
@@ -162,7 +163,9 @@ async def _generate(
     context: Context, runner: Runner, model: Model, arguments: dict[str, Any]
 ) -> Run:
     """One run from arguments to its end, telling its progress; stopped when the call is."""
-    parameters, notes = resolve(read_request(arguments, model), model)
+    request = read_request(arguments, model)
+    # What is here may have changed since the start: another file may have been pulled.
+    parameters, notes = resolve(request, await anyio.to_thread.run_sync(on_disk, model))
     run = await runner.submit(parameters, notes)
     try:
         told = -1.0

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from sdxl_lightning_mcp.catalogue import Model
+from sdxl_lightning_mcp.checkpoint import Model, license_notice
 from sdxl_lightning_mcp.errors import (
     QueueFullError,
     RunCanceledError,
@@ -17,6 +17,7 @@ from sdxl_lightning_mcp.errors import (
     SdxlLightningError,
     StorageError,
 )
+from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import (
     Admitted,
@@ -27,6 +28,7 @@ from sdxl_lightning_mcp.run import (
     Loading,
     NotReady,
     Ready,
+    Rested,
     Run,
     RunEvent,
     Status,
@@ -43,6 +45,8 @@ _closed = RunCanceledError("The server was closed before the run ended.")
 
 # A run whose worker died under it twice is taken to be what kills workers.
 MAX_ATTEMPTS = 2
+# What takes longer is announced.
+LONG_SECONDS = 60
 
 
 class LocalRunner(Runner):
@@ -63,6 +67,9 @@ class LocalRunner(Runner):
         self._device: str | None = None
         self._capacity = 0
         self._refused = False
+        # Said with the runs that wait for weights to be fetched, of which a share is here.
+        self._fetch_notes: list[str] = []
+        self._loaded = 0.0
         self._worker: WorkerProcess | None = None
         self._wanted = anyio.Event()
         self._mean_ms = 0.0
@@ -78,10 +85,20 @@ class LocalRunner(Runner):
         device: str = "auto",
         max_batch: int = 1,
         max_queue: int = 32,
+        idle_seconds: float | None = None,
         log_level: str = "info",
     ) -> AsyncGenerator["LocalRunner"]:
         """Starts loading in the background and yields the runner; ends the worker on leaving."""
-        runner = cls(Assignment(model, device, max_batch, log_level), store, max_queue)
+        assignment = Assignment(
+            model=model,
+            device=device,
+            max_batch=max_batch,
+            idle_seconds=idle_seconds,
+            log_level=log_level,
+        )
+        runner = cls(assignment, store, max_queue)
+        # Before anyone can submit: the first run says what is fetched for it.
+        await runner._look_for_weights()
         raised: Exception | None = None
         async with runner._tasks as tasks:
             tasks.start_soon(runner._supervise)
@@ -103,7 +120,7 @@ class LocalRunner(Runner):
             seconds = math.ceil(self._mean_ms / 1000 * (len(self._waiting) + len(self._running)))
             wait = f" Try again in about {seconds} s." if seconds else " Try again soon."
             raise QueueFullError(f"{len(self._waiting)} runs are waiting, the most allowed.{wait}")
-        run = Run(parameters, [*notes])
+        run = Run(parameters, [*notes, *self._fetch_notes])
         self._unended.add(run)
         self._waiting.append(run)
         self._wanted.set()
@@ -131,8 +148,24 @@ class LocalRunner(Runner):
 
     # --- the worker's life -----------------------------------------------------------------
 
+    async def _look_for_weights(self) -> None:
+        """Prepares what is to be said where weights are not on this disk yet."""
+        files = self._assignment.model.checkpoint.all_files
+        absent = await anyio.to_thread.run_sync(missing, files)
+        if absent and not is_offline():
+            amount = gigabytes(size(absent))
+            self._state = f"the first run fetches {amount} of weights"
+            self._fetch_notes = [
+                f"{amount} of weights are fetched before this picture.",
+                *license_notice(absent),
+            ]
+
     async def _supervise(self) -> None:
         """Starts a worker, and another one after its death as soon as a run wants it."""
+        if self._fetch_notes:
+            # Gigabytes are not fetched because a client was started, but because one asks.
+            log.info("%s", self._state)
+            await self._wanted.wait()
         while True:
             await self._live_one_life()
             if not self._waiting:
@@ -187,14 +220,17 @@ class LocalRunner(Runner):
 
     async def _handle(self, event: Event) -> None:
         match event:
-            case Loading(what):
-                self._state = f"loading: {what}"
+            case Loading(what, share):
+                self._state, self._loaded = what, share
                 self._number_the_queue()
             case Ready(description, capacity):
                 log.info("ready: %s on %s", self._assignment.model.slug, description)
                 self._state, self._device, self._capacity = "ready", description, capacity
+                self._fetch_notes, self._loaded = [], 0.0
                 self._number_the_queue()
                 await self._dispatch()
+            case Rested():
+                self._state = "resting, the next run brings the weights back"
             case NotReady(error):
                 self._state, self._refused = f"not ready: {error}", True
                 self._end_all(self._waiting, Status.FAILED, error)
@@ -207,9 +243,14 @@ class LocalRunner(Runner):
         if run is None:
             return
         match event:
-            case Admitted() if not run.done:
+            case Admitted(expected=expected) if not run.done:
+                self._state = "ready"
                 run.attempts += 1
                 run.started_now()
+                if expected is not None and expected >= LONG_SECONDS:
+                    run.message = f"about {math.ceil(expected / 60)} minutes on {self._device}"
+                    log.warning("run %s: %s", run.id, run.message)
+                    run.changed()
             case Stepped(step=step) if not run.done:
                 run.step = step
                 run.message = f"step {step} of {run.parameters.steps}"
@@ -277,6 +318,6 @@ class LocalRunner(Runner):
         for position, run in enumerate(self._waiting, start=1):
             place = f"{position + ahead - 1} ahead" if position + ahead > 1 else "next"
             message = f"queued, {place}" if self._capacity else self._state
-            if (run.position, run.message) != (position, message):
-                run.position, run.message = position, message
+            if (run.position, run.message, run.loaded) != (position, message, self._loaded):
+                run.position, run.message, run.loaded = position, message, self._loaded
                 run.changed()

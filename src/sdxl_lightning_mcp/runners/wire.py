@@ -8,21 +8,25 @@ import pickle
 import struct
 from dataclasses import dataclass
 
-from sdxl_lightning_mcp.catalogue import Model
+from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Event
 
 LENGTH = struct.Struct(">I")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """The first message to a worker: what it shall serve, and how."""
+    """The first message to a worker: what it shall serve, and how.
+
+    After `idle_seconds` without work the weights leave the device; never, where that is None.
+    """
 
     model: Model
-    device: str
-    max_batch: int
-    log_level: str
+    device: str = "auto"
+    max_batch: int = 1
+    idle_seconds: float | None = None
+    log_level: str = "info"
 
 
 @dataclass(frozen=True)

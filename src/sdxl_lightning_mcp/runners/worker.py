@@ -11,12 +11,19 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from typing import BinaryIO
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO
 
 from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
-from sdxl_lightning_mcp.run import Event, Loading, NotReady, Ready
+from sdxl_lightning_mcp.hub import Transfer, fetch, verify
+from sdxl_lightning_mcp.run import Event, Loading, NotReady, Ready, Rested
 from sdxl_lightning_mcp.runners.wire import LENGTH, Assignment, Cancel, Order, Submit, frame
+
+if TYPE_CHECKING:
+    from sdxl_lightning_mcp.engine.engine import Engine
+
+TELL_SECONDS = 0.25
 
 
 def main() -> None:
@@ -26,10 +33,13 @@ def main() -> None:
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
     wire = _claim_stdout()
     threading.Thread(target=_read_orders, args=(sys.stdin.buffer, orders), daemon=True).start()
+
+    def say(event: Event) -> None:
+        wire.write(frame(event))
+        wire.flush()
+
     try:
-        for event in _serve(orders):
-            wire.write(frame(event))
-            wire.flush()
+        _serve(orders, say)
     except BaseException:
         logging.exception("the worker ends")
     # At once: an orderly end would wait for the thread that waits for orders.
@@ -53,42 +63,70 @@ def _read_orders(stdin: BinaryIO, orders: queue.SimpleQueue[Order]) -> None:
         os._exit(0)
 
 
-def _serve(orders: queue.SimpleQueue[Order]) -> Iterator[Event]:
+def _serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> None:
     """Opens the model, then lets the engine turn; orders are looked at between two turns."""
     assignment = orders.get()
     assert isinstance(assignment, Assignment)
     logging.basicConfig(
         level=assignment.log_level.upper(), format="%(levelname)s worker: %(message)s"
     )
+    # At "info" they tell of every request to the hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
-        yield Loading("starting torch")
-        from sdxl_lightning_mcp.engine.engine import Engine
-        from sdxl_lightning_mcp.engine.sdxl import Sdxl
-        from sdxl_lightning_mcp.engine.tuning import tune
-        from sdxl_lightning_mcp.engine.weights import verify
-
-        tuning = tune(assignment.device)
-        checkpoint = assignment.model.checkpoint
-        for path in verify(checkpoint):
-            yield Loading(f"opening {checkpoint.name}: {path}")
-        engine = Engine(Sdxl.open(checkpoint, tuning), assignment.max_batch)
+        engine = _open(assignment, say)
     except SdxlLightningError as error:
-        yield NotReady(error)
+        say(NotReady(error))
         return
     except Exception as error:
         logging.exception("the worker cannot start")
-        yield NotReady(RunFailedError(f"The worker cannot start: {error}"))
+        say(NotReady(RunFailedError(f"The worker cannot start: {error}")))
         return
     # One run more than is computed together may wait at the door, so that the device never does.
-    yield Ready(f"{tuning}", capacity=assignment.max_batch + 1)
+    say(Ready(f"{engine.sdxl.tuning}", capacity=assignment.max_batch + 1))
+    patience = assignment.idle_seconds
     while True:
         while engine.idle or not orders.empty():
-            order = orders.get()
+            try:
+                order = orders.get(timeout=patience if engine.idle else None)
+            except queue.Empty:
+                engine.sdxl.held.rest()
+                say(Rested())
+                patience = None
+                continue
+            patience = assignment.idle_seconds
             if isinstance(order, Submit):
                 engine.submit(order.run_id, order.parameters)
             elif isinstance(order, Cancel):
-                yield from engine.cancel(order.run_id)
-        yield from engine.turn()
+                for event in engine.cancel(order.run_id):
+                    say(event)
+        for event in engine.turn():
+            say(event)
+
+
+def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
+    """Gets and checks what is not here yet, and opens the model on its device."""
+    model = assignment.model
+    told = 0.0
+
+    def tell(transfer: Transfer) -> None:
+        nonlocal told
+        # Chunks come faster than anyone reads.
+        if time.monotonic() - told > TELL_SECONDS or transfer.done == 0:
+            told = time.monotonic()
+            say(Loading(str(transfer), transfer.share if transfer.doing == "fetching" else 0))
+
+    fetch(model.checkpoint.all_files, tell, model.selector or model.slug)
+    verify(model.checkpoint.all_files, tell, model.selector or model.slug)
+    say(Loading("starting torch"))
+    from sdxl_lightning_mcp.engine.engine import Engine
+    from sdxl_lightning_mcp.engine.estimate import Estimator
+    from sdxl_lightning_mcp.engine.sdxl import Sdxl
+    from sdxl_lightning_mcp.engine.tuning import tune
+
+    tuning = tune(assignment.device)
+    say(Loading(f"opening {model.checkpoint.name}"))
+    sdxl = Sdxl.open(model.checkpoint, tuning, model.checkpoints)
+    return Engine(sdxl, assignment.max_batch, Estimator(sdxl) if sdxl.takes_minutes else None)
 
 
 if __name__ == "__main__":
