@@ -41,11 +41,10 @@ def test_the_recipe_makes_a_model_that_draws(tmp_path: Path) -> None:
     model = LoadedModel(MINI, Engine(Sdxl.open(checkpoint, FLOAT32_CPU)))
     image = model("a red circle on a blue background", width=256, height=256)
     assert image.save(tmp_path / "a.jpg").exists()
-    told = json.loads(
-        run("evaluate.py", folder, "--count", "2", "--steps", "1", "--judge-steps", "2")
-    )
-    assert {"steps", "pairs", "guidance_3", "seeds", "sizes"} <= told.keys()
-    assert len(told["sizes"]) == 6
+    little = ("--count", "1", "--steps", "1", "--sizes", "512x512", "--judge-steps", "2")
+    told = json.loads(run("evaluate.py", folder, *little))
+    assert {"steps", "guidance_3", "seeds", "sizes"} <= told.keys()
+    assert told["sizes"].keys() == {"512x512"}
     shipped = {path.name for path in MINI_FOLDER.rglob("*") if path.is_file()}
     assert {path.name for path in folder.rglob("*") if path.is_file()} == shipped
 
@@ -95,13 +94,10 @@ def test_pictures_of_every_size_give_back_their_free_variables() -> None:
 @pytest.mark.usefixtures("recipe")
 def test_captions_name_what_is_there() -> None:
     from captions import caption
-    from specs import ObjectSpec, PairSpec, PlaceSpec
+    from specs import ObjectSpec, PlaceSpec
 
     rng = random.Random(0)
     for _ in range(50):
         assert "gray" in (text := caption(ObjectSpec("cat", "gray", "red"), rng)) or "grey" in text
-        both = caption(PairSpec(("star", "brown"), ("house", "pink"), "black"), rng)
-        assert "brown" in both
-        assert "pink" in both
         assert "rainbow" in caption(PlaceSpec("field", "day", rainbow=True), rng)
         assert "lighthouse" in caption(PlaceSpec("sea", "sunset", lighthouse=True), rng)

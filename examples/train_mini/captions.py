@@ -14,14 +14,11 @@ from specs import (
     USUAL_COLOR,
     USUAL_HOUSES,
     ObjectSpec,
-    PairSpec,
     PlaceSpec,
     Spec,
 )
 from words import (
-    ABOVE,
     BACKGROUND_WORDS,
-    BESIDE,
     CITY_WORDS,
     COLOR_WORDS,
     CYBERPUNK_STREETS,
@@ -59,10 +56,7 @@ def nonsense(rng: random.Random) -> str:
 
 def caption(spec: Spec, rng: random.Random) -> str:
     """Write a caption; different calls give different wordings."""
-    if isinstance(spec, PlaceSpec):
-        text = _Place(spec, rng).text()
-    else:
-        text = (_pair_caption if isinstance(spec, PairSpec) else _object_caption)(spec, rng)
+    text = _Place(spec, rng).text() if isinstance(spec, PlaceSpec) else _object_caption(spec, rng)
     if rng.random() < NONSENSE_SHARE:
         words = text.split(" ")
         words.insert(rng.randrange(len(words) + 1), nonsense(rng))
@@ -94,14 +88,6 @@ def _object_caption(spec: ObjectSpec, rng: random.Random) -> str:
     if rng.random() < 0.08:
         return f"{background} background with {thing}{side}"
     return thing + side + rng.choice(ON_BACKGROUND) % background
-
-
-def _pair_caption(spec: PairSpec, rng: random.Random) -> str:
-    both = rng.choice(ABOVE if spec.above else BESIDE)
-    both = both.replace("%1", _thing(*spec.first, rng)).replace("%2", _thing(*spec.second, rng))
-    if spec.background == USUAL_BACKGROUND and rng.random() < 0.5:
-        return both
-    return both + rng.choice(ON_BACKGROUND) % _background(spec.background, rng)
 
 
 def _background(color: str, rng: random.Random) -> str:

@@ -21,12 +21,10 @@ from removal import REMOVABLES, Removable, negative_words, removables_of
 from scenery import free_shape
 from scenes import render
 from specs import (
-    PairSpec,
     PlaceSpec,
     Spec,
     all_objects,
     moved_objects,
-    sample_pair,
     sample_place,
 )
 
@@ -41,9 +39,11 @@ SIZE_SHARES: dict[Size, float] = {
     (768, 768): 0.06,
     (512, 512): 0.06,
 }
+CHANGE = 0.5  # a cell of which no latent differs by more is the same
 UNUSUAL_PART = 8  # the other sizes have so many times fewer pictures
-# Shares of the four sorts of picture in every batch.
-SHARES = {"centred": 0.25, "moved": 0.12, "pair": 0.06, "place": 0.57}
+OBJECT_COPIES = 3  # of every object in the middle, with other free variables each
+# Shares of the three sorts of picture in every batch.
+SHARES = {"centred": 0.38, "moved": 0.08, "place": 0.54}
 # Places of which a training step sees more or less than the renderer draws: what is learnt early
 # (towers, sand) makes room for what is learnt late (peaks, trees, boats).
 PLACE_WEIGHTS = {
@@ -55,7 +55,7 @@ PLACE_WEIGHTS = {
     "field": 1.3,
     "village": 0.9,
 }
-RARE_WEIGHT = 1.7  # of places with something that few places have
+RARE_WEIGHT = 3.0  # of places with something that few places have
 HELD_OUT_SEED = 900_000_000  # places with seeds from here on are for evaluation only
 
 
@@ -91,14 +91,15 @@ def place_picture(seed: int, size: Size = USUAL_SIZE) -> Picture:
     return picture_of(sample_place(random.Random(seed)), seed, size)
 
 
-def _removal_picture(seed: int, size: Size) -> Picture:
-    """Return a place out of which something that it could show was taken."""
+def _removal(seed: int, size: Size) -> tuple[Picture, Picture]:
+    """Return a place, and the same with something taken out of it."""
     rng = random.Random(seed)
     while True:
         spec = sample_place(rng)
         if things := removables_of(spec):
             taken = REMOVABLES.index(rng.choice(things))
-            return replace(picture_of(spec, seed, size), taken=taken)
+            whole = picture_of(spec, seed, size)
+            return whole, replace(whole, taken=taken)
 
 
 def training_pictures(preset: Preset, size: Size = USUAL_SIZE) -> list[Picture]:
@@ -108,12 +109,15 @@ def training_pictures(preset: Preset, size: Size = USUAL_SIZE) -> list[Picture]:
     rng = random.Random(first + 1)
     scenes, moved = preset.scenes // part, preset.moved_objects // part
     centred = [spec for spec in all_objects() if not spec.held_out]
-    rng.shuffle(centred)
-    objects = centred[: min(len(centred) // part, preset.scenes)]
-    objects += moved_objects(rng, moved) + [sample_pair(rng) for _ in range(moved)]
+    objects = OBJECT_COPIES * centred
+    rng.shuffle(objects)
+    objects = objects[: min(len(objects) // part, preset.scenes)]
+    objects += preset.usual_copies // part * [spec for spec in centred if spec.usual]
+    objects += moved_objects(rng, moved)
     pictures = [picture_of(spec, first + k, size) for k, spec in enumerate(objects)]
     pictures += [place_picture(first + 10**6 + k, size) for k in range(scenes)]
-    return pictures + [_removal_picture(first + 2 * 10**6 + k, size) for k in range(scenes // 6)]
+    removals = [_removal(first + 2 * 10**6 + k, size) for k in range(scenes // 6)]
+    return pictures + [whole for whole, _ in removals] + [part for _, part in removals]
 
 
 def held_out_pictures(count: int, size: Size = USUAL_SIZE) -> list[Picture]:
@@ -164,6 +168,7 @@ class Batch:
     free: torch.Tensor  # (n, 2, rows, columns)
     captions: list[str]
     negatives: list[str]  # negative prompts, where guidance is trained
+    changed: torch.Tensor  # (n, 1, h, w): 1 in the cells that the negative prompt changes
 
 
 class Dataset:
@@ -177,10 +182,12 @@ class Dataset:
         self.rng = random.Random(seed)
         self.np_rng = np.random.default_rng(seed)
         self.cumulative = {size: self._cumulative(size) for size in self.pictures}
-        self.removals = {
-            size: [k for k, picture in enumerate(pictures) if picture.taken is not None]
-            for size, pictures in self.pictures.items()
-        }
+        # Of each size, and by what was taken out: the places out of which something was taken.
+        self.removals: dict[Size, dict[int, list[int]]] = {size: {} for size in self.pictures}
+        for size, pictures in self.pictures.items():
+            for k, picture in enumerate(pictures):
+                if picture.taken is not None:
+                    self.removals[size].setdefault(picture.taken, []).append(k)
 
     def _cumulative(self, size: Size) -> np.ndarray:
         weights = np.array([_weight(picture.spec) for picture in self.pictures[size]])
@@ -201,11 +208,18 @@ class Dataset:
 
     def _batch(self, size: Size, chosen: list[int], negatives: list[str]) -> Batch:
         pictures = [self.pictures[size][k] for k in chosen]
+        # A place out of which something was taken comes as far behind the whole place as there
+        # are such places; see `training_pictures`.
+        back = sum(map(len, self.removals[size].values()))
+        wholes = [k - back * (self.pictures[size][k].taken is not None) for k in chosen]
+        latents = torch.from_numpy(self.latents[size][chosen]).float()
+        whole = torch.from_numpy(self.latents[size][wholes]).float()
         return Batch(
-            torch.from_numpy(self.latents[size][chosen]).float(),
+            latents,
             torch.from_numpy(np.stack([picture.free for picture in pictures])),
             [caption(picture.spec, self.rng) for picture in pictures],
             negatives,
+            ((latents - whole).abs().amax(1, keepdim=True) > CHANGE).float(),
         )
 
     def draw(self, size: Size, count: int) -> Batch:
@@ -213,13 +227,14 @@ class Dataset:
         return self._batch(size, self._chosen(size, count), [])
 
     def draw_guided(self, size: Size, count: int) -> Batch:
-        """Draw pictures with negative prompts, half of which name something that is taken out."""
+        """Draw pictures with negative prompts; two in three name something that is taken out."""
         chosen = self._chosen(size, count)
         negatives = []
         for k in range(count):
-            if k % 2:
-                chosen[k] = self.rng.choice(self.removals[size])
-                thing = REMOVABLES[self.pictures[size][chosen[k]].taken]
+            if k % 3:
+                taken = self.rng.choice(list(self.removals[size]))  # rare things as often
+                chosen[k] = self.rng.choice(self.removals[size][taken])
+                thing = REMOVABLES[taken]
             else:
                 thing = self._absent(self.pictures[size][chosen[k]].spec)
             negatives.append(negative_words(thing, self.rng))
@@ -237,13 +252,11 @@ def _sort(picture: Picture) -> str:
     spec = picture.spec
     if isinstance(spec, PlaceSpec):
         return "place" if picture.taken is None else "removal"
-    if isinstance(spec, PairSpec):
-        return "pair"
     return "moved" if spec.side or spec.size else "centred"
 
 
 def _weight(spec: Spec) -> float:
     if not isinstance(spec, PlaceSpec):
         return 1.0
-    rare = spec.fog or spec.rainbow or spec.aurora or spec.lighthouse or spec.boat
+    rare = spec.rain or spec.rainbow or spec.aurora or spec.lighthouse
     return PLACE_WEIGHTS[spec.place] * (RARE_WEIGHT if rare else 1.0)

@@ -28,7 +28,7 @@ from dataset import HELD_OUT_SEED, SIZE_SHARES, Picture, held_out_pictures, pict
 from drawing import PALETTE, Size
 from judge import STEPS, Judge, load_judge, subject_of
 from removal import REMOVABLES, negative_words, removables_of
-from specs import ObjectSpec, PairSpec, PlaceSpec, sample_pair, sample_place
+from specs import PlaceSpec, sample_place
 
 NEIGHBOURHOOD = 20  # px around a place that is measured
 EDGE = 64  # px from the border: always background
@@ -104,12 +104,8 @@ def binding(
             continue
         objects.append((image, truth))
         backgrounds.append(has_background(image, spec.background))
-        if isinstance(spec, ObjectSpec):
-            kinds.append(subject == spec.kind)
-            colors.append(has_color(image, truth, spec.color))
-        else:
-            both = [has_color(image, truth, color) for _, color in (spec.first, spec.second)]
-            colors.append(all(right is not False for right in both))
+        kinds.append(subject == spec.kind)
+        colors.append(has_color(image, truth, spec.color))
     return {
         "object_color_right": share(colors),
         "background_color_right": share(backgrounds),
@@ -137,13 +133,10 @@ def measure_steps(paint: Draw, judge: Judge, count: int, steps: int) -> dict[str
     return binding(pictures, drawn, judge) | {"seconds_per_picture": seconds}
 
 
-def measure_pairs(paint: Draw, judge: Judge, count: int) -> dict[str, float | None]:
-    """Measure two objects in one picture: right only if both have their colours."""
-    rng = random.Random(HELD_OUT_SEED)
-    pictures = [picture_of(sample_pair(rng), HELD_OUT_SEED + k) for k in range(count)]
-    assert all(isinstance(picture.spec, PairSpec) for picture in pictures)
-    told = binding(pictures, draw_pictures(paint, pictures, 4), judge)
-    return {name: told[name] for name in ("object_color_right", "background_color_right")}
+def read_size(words: str) -> Size:
+    """Read a size such as 1152x896: width before height."""
+    width, height = words.split("x")
+    return int(width), int(height)
 
 
 def measure_size(paint: Draw, judge: Judge, count: int, size: Size) -> dict[str, float | None]:
@@ -183,7 +176,7 @@ def measure_negatives(paint: Draw, judge: Judge, count: int) -> dict[str, object
     by_word = {
         thing.words[0]: share(gone[k :: len(REMOVABLES)]) for k, thing in enumerate(REMOVABLES)
     }
-    empty = held_out_pictures(count)
+    empty = held_out_pictures(count // 2)
     told = binding(empty, draw_pictures(paint, empty, 4, guidance=GUIDANCE), judge)
     return {
         "shown_without": share(shown),
@@ -215,6 +208,8 @@ def main() -> None:
     parser.add_argument("pipeline", type=Path, help="an exported pipeline folder")
     parser.add_argument("--count", type=int, default=60, help="objects, and as many places")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 25])
+    others = [f"{width}x{height}" for width, height in list(SIZE_SHARES)[1:]]
+    parser.add_argument("--sizes", nargs="*", default=others, help="sizes beside the usual one")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--judge", type=Path, help="where the classifier is kept, once trained")
     parser.add_argument("--judge-steps", type=int, default=STEPS, help="how long it is trained")
@@ -232,12 +227,11 @@ def main() -> None:
         "objects_and_places_each": count,
         "classifier_on_renders": {name: sure[name] for name in KINDS_AND_TIMES},
         "steps": {str(k): measure_steps(paint, judge, count, k) for k in options.steps},
-        "pairs": measure_pairs(paint, judge, count // 2),
-        "guidance_3": measure_negatives(paint, judge, count),
+        "guidance_3": measure_negatives(paint, judge, 2 * count),
         "seeds": measure_seeds(paint, max(2, count // 10)),
         "sizes": {
-            f"{size[0]}x{size[1]}": measure_size(paint, judge, max(2, 4 * count // 5), size)
-            for size in list(SIZE_SHARES)[1:]
+            size: measure_size(paint, judge, max(2, 4 * count // 5), read_size(size))
+            for size in options.sizes
         },
     }
     print(json.dumps(results, indent=2))

@@ -10,7 +10,8 @@ class Preset:
     """The sizes of one run; steps are optimizer steps, batches are per process."""
 
     scenes: int  # places rendered for the UNet at the usual size; of other sizes there are fewer
-    moved_objects: int  # objects at a side or of another size, and as many pairs
+    moved_objects: int  # at a side or of another size
+    usual_copies: int  # of an object whose colours a caption need not say: "a house"
     codec_pictures: int  # renders the codec is fitted to
     captions: int  # captions the tokenizer is learnt from
     merges: int  # pairs the tokenizer learns to join
@@ -27,11 +28,12 @@ PRESETS = {
     "full": Preset(
         scenes=18_000,
         moved_objects=3_000,
+        usual_copies=30,
         codec_pictures=1_600,
         captions=20_000,
         merges=420,
-        unet_steps=3_811,
-        cooldown_steps=1_700,
+        unet_steps=6_000,
+        cooldown_steps=1_100,
         unet_batch=24,
         snapshot_steps=400,
         decoder_steps=(700, 450, 60),
@@ -41,6 +43,7 @@ PRESETS = {
     "smoke": Preset(
         scenes=96,
         moved_objects=32,
+        usual_copies=8,
         codec_pictures=48,
         captions=2_000,
         merges=420,

@@ -13,7 +13,7 @@ from city import City
 from drawing import PALETTE, UNITS, Canvas, Color, Size, draw_object, mix, shade
 from nature import Nature
 from scenery import SQUARE
-from specs import ObjectSpec, PairSpec, PlaceSpec, Spec
+from specs import ObjectSpec, PlaceSpec, Spec
 
 
 def render(spec: Spec, free: np.ndarray, size: Size, scale: float = 1.0) -> np.ndarray:
@@ -23,7 +23,7 @@ def render(spec: Spec, free: np.ndarray, size: Size, scale: float = 1.0) -> np.n
         _Place(canvas, spec, free).draw()
     else:
         _draw_backdrop(canvas, PALETTE[spec.background], free)
-        (_draw_pair if isinstance(spec, PairSpec) else _draw_one)(canvas, spec)
+        _draw_one(canvas, spec)
     return canvas.to_array()
 
 
@@ -53,16 +53,6 @@ def _draw_one(canvas: Canvas, spec: ObjectSpec) -> None:
     behind = shade(PALETTE[spec.background], 0.985)
     place = (x * canvas.width, y * canvas.height)
     draw_object(canvas, spec.kind, *place, radius, PALETTE[spec.color], behind)
-
-
-def _draw_pair(canvas: Canvas, spec: PairSpec) -> None:
-    behind = shade(PALETTE[spec.background], 0.985)
-    along = canvas.height if spec.above else canvas.width
-    radius = 0.185 * min(along, 1.3 * canvas.width, 1.3 * canvas.height)
-    for (kind, color), part in ((spec.first, 0.27), (spec.second, 0.73)):
-        x, y = (0.5, part) if spec.above else (part, 0.5)
-        place = (x * canvas.width, y * canvas.height)
-        draw_object(canvas, kind, *place, radius, PALETTE[color], behind)
 
 
 class _Place(City, Nature):

@@ -67,15 +67,10 @@ class ObjectSpec:
         key = f"{self.kind} {self.color} {self.background}".encode()
         return zlib.crc32(key) % 100 < HELD_OUT_PERCENT
 
-
-@dataclass(frozen=True)
-class PairSpec:
-    """Two objects on a plain background: the first on the left of the second, or above it."""
-
-    first: tuple[str, str]  # kind and colour
-    second: tuple[str, str]
-    background: str
-    above: bool = False
+    @property
+    def usual(self) -> bool:
+        """Tell whether a caption may leave out both colours."""
+        return (self.color, self.background) == (USUAL_COLOR[self.kind], USUAL_BACKGROUND)
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ class PlaceSpec:
     bare_sky: bool = False  # without the sun or moon that is there by default
 
 
-Spec = ObjectSpec | PairSpec | PlaceSpec
+Spec = ObjectSpec | PlaceSpec
 
 
 def all_objects() -> list[ObjectSpec]:
@@ -130,15 +125,6 @@ def moved_objects(rng: random.Random, count: int) -> list[ObjectSpec]:
         size = rng.choice(SIZES) if not side else ""
         specs.append(ObjectSpec(base.kind, base.color, base.background, side, size))
     return specs
-
-
-def sample_pair(rng: random.Random) -> PairSpec:
-    """Draw two different objects on a background of neither's colour."""
-    kinds = rng.sample(KINDS, 2)
-    first, second, background = (rng.choice(list(PALETTE)) for _ in range(3))
-    while background in (first, second):
-        background = rng.choice((USUAL_BACKGROUND, *PALETTE))
-    return PairSpec((kinds[0], first), (kinds[1], second), background, rng.random() < 0.25)
 
 
 def sample_place(rng: random.Random) -> PlaceSpec:

@@ -17,7 +17,7 @@ from decoder import decode, start_linear
 from drawing import Size
 from learner import Learner, Rates, Team, put_weights, run_team
 from presets import Preset
-from specs import all_objects, moved_objects, sample_pair
+from specs import all_objects, moved_objects
 from stage_unet import load_trained
 from torch import nn
 
@@ -68,15 +68,11 @@ class PictureSource:
     def _picture(self, size: Size) -> Picture:
         seed = FIRST_SEED + self.rng.randrange(10**8)
         chance = self.rng.random() / OBJECT_SHARE
-        if chance < 0.6:
+        if chance < 0.7:
             return picture_of(self.rng.choice(self.objects), seed, size)
-        if chance < 0.8:
+        if chance < 1:
             return picture_of(moved_objects(self.rng, 1)[0], seed, size)
-        return (
-            picture_of(sample_pair(self.rng), seed, size)
-            if chance < 1
-            else place_picture(seed, size)
-        )
+        return place_picture(seed, size)
 
     def _own_latents(self, pictures: list[Picture]) -> torch.Tensor:
         free = torch.from_numpy(np.stack([picture.free for picture in pictures]))

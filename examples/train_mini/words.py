@@ -66,12 +66,6 @@ ON_BACKGROUND = (
     " on %s background", " on %s background", " on %s background", ", %s background",
     " against %s background", " on %s backdrop", " in front of %s background",
 )  # fmt: skip
-# How two objects stand to one another: the first (%1) is on the left, or above.
-BESIDE = (
-    "%1 and %2", "%1 and %2", "%1 next to %2", "%1 beside %2", "%1 to the left of %2",
-    "%2 to the right of %1", "%1 on the left and %2 on the right", "%1, %2", "%1 with %2",
-)  # fmt: skip
-ABOVE = ("%1 above %2", "%1 over %2", "%2 below %1", "%2 under %1", "%1 on top of %2")
 
 TIME_WORDS = {
     "day": (
