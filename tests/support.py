@@ -2,13 +2,16 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import psutil
 from mcp import StdioServerParameters
 
 from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.devices import Device
+from sdxl_lightning_mcp.run import Run
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.store import Store
 
@@ -20,7 +23,7 @@ PATIENCE = 120.0
 @asynccontextmanager
 async def mini_runner(folder: Path, **options: int) -> AsyncIterator[LocalRunner]:
     """A runner of mini with a worker process of its own, as the server has it."""
-    async with LocalRunner.open(MINI, Store(folder), device="cpu", **options) as runner:
+    async with LocalRunner.open(MINI, Store(folder), devices=[Device("cpu")], **options) as runner:
         yield runner
 
 
@@ -40,3 +43,25 @@ def stdio_server(
         },
         cwd=cwd,
     )
+
+
+def workers() -> list[psutil.Process]:
+    """The worker processes of runners in this process."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        # One that has just died tells nothing of itself any more.
+        with suppress(psutil.NoSuchProcess):
+            if "sdxl_lightning_mcp.runners.worker" in child.cmdline():
+                found.append(child)
+    return found
+
+
+async def until(run: Run, reached: Callable[[], bool]) -> None:
+    """Watches a run until that is so, or the run has ended."""
+    async for _ in run.updates():
+        if reached():
+            return
+
+
+async def until_step(run: Run, step: int) -> None:
+    await until(run, lambda: run.step >= step)

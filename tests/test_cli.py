@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from driver import H200, T400, stand_in
 from PIL import Image
 
 from sdxl_lightning_mcp.catalogue import names
@@ -96,6 +97,8 @@ def test_on_a_terminal_a_bar_shows_the_steps(tmp_path: Path) -> None:
         (("generate",), 2, "required: prompt"),
         (("draw",), 2, "invalid choice"),
         (("--device", "gpu"), 2, "--device: got 'gpu'"),
+        (("--device", "cuda:9"), 2, "no cuda that the installed torch can use was found"),
+        (("generate", "x", "--device", "cuda:9"), 2, "Choose auto or cpu with --device"),
         (("--model", "mine.safetensors"), 2, "there is no file or folder mine.safetensors"),
         (("--model", "sdxl-base", "--lora", "ink.safetensors"), 2, "no file ink.safetensors"),
     ],
@@ -148,6 +151,26 @@ def test_doctor_names_a_mistake_once_and_a_device_that_is_not_here(tmp_path: Pat
     absent = command("doctor", "--device", "mps", "--model", "mini", "--output-dir", str(tmp_path))
     if sys.platform != "darwin":
         assert "missing  device: no mps that the installed torch can use was found" in absent.stdout
+
+
+def test_every_gpu_is_named_and_tried_in_a_worker_that_sees_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path / "driver", monkeypatch)
+    folder = ("--output-dir", str(tmp_path / "pictures"))
+    one = command("doctor", *folder).stdout
+    assert "device: NVIDIA H200 with 150 GB; not used: NVIDIA T400 with 4 GB" in one
+    assert f"it would see {H200}" in one
+    both = command("doctor", "--device", "cuda:0,cuda:1", *folder).stdout
+    assert "device: NVIDIA T400 with 4 GB, NVIDIA H200 with 150 GB, with 2 workers" in both
+    for name, gpu in (("cuda:0", T400), ("cuda:1", H200)):
+        assert f"{name}: The worker cannot start: it would see {gpu}" in both
+    absent = command("--device", "cuda:2")
+    assert absent.returncode == 2
+    assert absent.stderr == (
+        "sdxl-lightning-mcp: there is no cuda:2 here. "
+        "There is: cuda:0 (NVIDIA T400), cuda:1 (NVIDIA H200).\n"
+    )
 
 
 def test_the_version_is_that_of_the_package() -> None:

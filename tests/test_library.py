@@ -41,6 +41,12 @@ def test_a_call_that_was_interrupted_is_not_in_the_way_of_the_next(mini: Sdxl) -
     assert model("the second", width=256, height=256).parameters.prompt == "the second"
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu,cpu"])
+def test_a_device_that_torch_does_not_see_is_refused_with_those_that_it_does(device: str) -> None:
+    with pytest.raises(sdxl.SettingsError, match=f"'{device}' is not seen by torch; here is: "):
+        sdxl.load("mini", device=device)
+
+
 def test_notes_come_with_the_picture(mini: Sdxl) -> None:
     image = sdxl.LoadedModel(MINI, Engine(mini))("a city " * 99, width=264, height=256, steps=1)
     assert [note.split()[0] for note in image.notes] == ["mini-1", "The", "Drawn"]

@@ -84,6 +84,27 @@ async def test_eight_calls_at_once_give_eight_right_pictures(tmp_path: Path) -> 
         assert (parameters.prompt, parameters.seed) == (prompt, seed)
 
 
+async def test_two_servers_at_once_draw_into_one_folder_and_neither_is_in_the_others_way(
+    tmp_path: Path,
+) -> None:
+    paths: list[Path] = []
+
+    async def draw(seed: int) -> None:
+        async with Client(stdio_server("--output-dir", str(tmp_path))) as client:
+            wish = {"prompt": "the sea", "seed": seed, "width": 512, "height": 512}
+            result = await client.call_tool("generate_image", wish)
+        assert not result.is_error
+        paths.append(Path(result.content[1].text.splitlines()[0]))
+        assert read_parameters(paths[-1]).seed == seed
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            for seed in range(2):
+                tasks.start_soon(draw, seed)
+    assert {*tmp_path.iterdir()} == {*paths}
+    assert len(paths) == 2
+
+
 async def test_the_server_process_draws_without_torch_diffusers_and_transformers(
     tmp_path: Path,
 ) -> None:

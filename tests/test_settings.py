@@ -49,3 +49,28 @@ def test_a_variable_of_ours_that_does_not_exist_is_refused_with_the_one_that_may
 def test_an_impossible_value_is_refused_with_its_name() -> None:
     with pytest.raises(SettingsError, match=r"SDXL_LIGHTNING_MAX_QUEUE: got 'many'"):
         Settings.load({"SDXL_LIGHTNING_MAX_QUEUE": "many"})
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("CUDA:1", "cuda:1"),
+        (" cuda:0, cuda:12 ", "cuda:0,cuda:12"),
+        ("cpu,cpu", "cpu,cpu"),
+        ("mps", "mps"),
+    ],
+)
+def test_devices_are_named_as_torch_names_them_with_commas_between(said: str, read: str) -> None:
+    assert Settings.load({"SDXL_LIGHTNING_DEVICE": said}).device == read
+
+
+@pytest.mark.parametrize(
+    "said", ["gpu", "cuda:", "cuda:-1", "cuda:01", "cuda:0,cuda:0", "cuda:0,cpu", "cuda,cuda", ","]
+)
+def test_what_names_no_device_is_refused_with_what_does(said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({}, device=said)
+    assert str(refused.value) == (
+        f"--device: got {said!r}; allowed: auto, cuda, mps, cpu; cuda:1 for one GPU, cuda:0,cuda:1 "
+        "for these, each once; cpu,cpu for two workers."
+    )

@@ -2,17 +2,19 @@
 
 import platform
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import anyio
 
-from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, WeightsError
-from sdxl_lightning_mcp.hardware import accelerator
+from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.devices import Device
+from sdxl_lightning_mcp.errors import SdxlLightningError, WeightsError
+from sdxl_lightning_mcp.hardware import Accelerator, accelerators
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.selection import on_disk
-from sdxl_lightning_mcp.server import choose_model, open_runner
+from sdxl_lightning_mcp.server import choose_devices, choose_model, open_runner
 from sdxl_lightning_mcp.settings import Settings, visible_gpus
 from sdxl_lightning_mcp.store import Store
 
@@ -68,14 +70,20 @@ async def _model(settings: Settings) -> str:
 
 
 async def _device(settings: Settings) -> str:
-    found = accelerator(visible_gpus())
-    if settings.device == "cpu":
-        return "the processor, as asked for"
-    if settings.device != "auto" and (found is None or found.kind != settings.device):
-        raise SettingsError(f"no {settings.device} that the installed torch can use was found.")
-    if found is None:
+    devices = choose_devices(settings)
+    workers = f", with {len(devices)} workers" if len(devices) > 1 else ""
+    if settings.device.startswith("cpu"):
+        return f"the processor, as asked for{workers}"
+    gpus = [one.accelerator for one in devices if one.accelerator]
+    if not gpus:
         return "no GPU that the installed torch can use; pictures are computed by the processor"
-    return f"{found.name}, {found.memory / 1e9:.0f} GB"
+    others = [one for one in accelerators(visible_gpus()) if one not in gpus]
+    unused = f"; not used: {_naming(others)}" if others else ""
+    return f"{_naming(gpus)}{workers}{unused}"
+
+
+def _naming(gpus: Sequence[Accelerator]) -> str:
+    return ", ".join(f"{one.name} with {one.memory / 1e9:.0f} GB" for one in gpus)
 
 
 async def _folder(settings: Settings) -> str:
@@ -88,15 +96,29 @@ async def _folder(settings: Settings) -> str:
 
 
 async def _picture(settings: Settings) -> str:
-    """Starts the worker, verifies the weights by hash and makes one small picture."""
+    """Starts a worker on each device, verifies the weights by hash and makes a small picture."""
     try:
-        model = choose_model(settings)
+        model, devices = choose_model(settings), choose_devices(settings)
     except SdxlLightningError:
-        raise SdxlLightningError("not tried, for want of a model.") from None
+        raise SdxlLightningError("not tried, for want of a model or a device.") from None
     if missing(model.checkpoint.all_files):
         raise WeightsError("not tried, since weights are to be fetched first.")
-    async with open_runner(settings, model) as runner:
-        started = anyio.current_time()
+    drawn: list[str] = []
+    failed: list[str] = []
+    for device in dict.fromkeys(devices):
+        name = f"{device.name}: " if len(devices) > 1 else ""
+        try:
+            drawn.append(name + await _draw(settings, model, device))
+        except SdxlLightningError as error:
+            failed.append(f"{name}{error}")
+    if failed:
+        raise SdxlLightningError("; ".join(failed + drawn))
+    return "; ".join(drawn)
+
+
+async def _draw(settings: Settings, model: Model, device: Device) -> str:
+    started = anyio.current_time()
+    async with open_runner(settings, model, [device]) as runner:
         request = read_request(
             {"prompt": "a red circle on a blue background", "width": 512, "height": 512, "seed": 0},
             model,

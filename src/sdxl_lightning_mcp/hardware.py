@@ -1,10 +1,11 @@
-"""What accelerator this machine has, seen without importing torch."""
+"""What accelerators this machine has, seen without importing torch."""
 
 import importlib
 import importlib.util
 import os
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A device that runs SDXL in seconds: its name, and its memory in bytes."""
+    """A device that runs SDXL in seconds: its name, its memory in bytes, its UUID for CUDA."""
 
     kind: str
     name: str
     memory: int
+    uuid: str = ""
 
 
-def accelerator(visible_gpus: str | None = None) -> Accelerator | None:
-    """The device that torch, as installed here, takes first; None where there is only a CPU.
+def accelerators(visible_gpus: str | None = None) -> tuple[Accelerator, ...]:
+    """The devices that torch, as installed here, can take; none where there is only a CPU.
 
-    `visible_gpus` is CUDA_VISIBLE_DEVICES, where that is set.
+    NVIDIA GPUs come in the order of nvidia-smi, or in that of `visible_gpus`, which is
+    CUDA_VISIBLE_DEVICES, where that is set.
     """
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Accelerator("mps", "Apple GPU", memory)
-    return _nvidia(visible_gpus) if _torch_has_cuda() else None
+        return (Accelerator("mps", "Apple GPU", memory),)
+    return _nvidia(visible_gpus) if _torch_has_cuda() else ()
 
 
 def _torch_has_cuda() -> bool:
@@ -39,35 +42,41 @@ def _torch_has_cuda() -> bool:
     return re.search(r"^cuda\b.*=\s*['\"]\d", text, re.MULTILINE) is not None
 
 
-def _nvidia(visible: str | None) -> Accelerator | None:
-    """The first visible NVIDIA GPU, asked from the driver; where none is named, the largest."""
+def _nvidia(visible: str | None) -> tuple[Accelerator, ...]:
+    """The visible NVIDIA GPUs, asked from the driver."""
     # Untyped, and not worth its import time where there is no such GPU.
     nvml: Any = importlib.import_module("pynvml")
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
-        return None
+        return ()
     try:
         if visible is None:
-            handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+            handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
         else:
-            first = visible.partition(",")[0].strip()
-            handles = [
-                nvml.nvmlDeviceGetHandleByIndex(int(first))
-                if first.isdigit()
-                else nvml.nvmlDeviceGetHandleByUUID(first)
-            ]
-        found = [
+            handles = _named(nvml, visible)
+        return tuple(
             Accelerator(
                 "cuda",
                 str(nvml.nvmlDeviceGetName(handle)),
                 int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
+                str(nvml.nvmlDeviceGetUUID(handle)),
             )
             for handle in handles
-        ]
-        return max(found, key=lambda one: one.memory, default=None)
+        )
     except nvml.NVMLError:
-        # Also where what is visible names no GPU, as "" and "-1" do.
-        return None
+        return ()
     finally:
         nvml.nvmlShutdown()
+
+
+def _named(nvml: Any, visible: str) -> Iterator[Any]:
+    """The GPUs that numbers and UUIDs name; CUDA, too, looks no further than one that is none."""
+    for word in map(str.strip, visible.split(",")):
+        try:
+            if word.isdigit():
+                yield nvml.nvmlDeviceGetHandleByIndex(int(word))
+            else:
+                yield nvml.nvmlDeviceGetHandleByUUID(word)
+        except nvml.NVMLError:
+            return

@@ -140,6 +140,8 @@ def _fetch_one(file: WeightFile, cache: Path, tell: Callable[[int], None]) -> No
     blob = folder / str(published.etag)
     # huggingface_hub begins anew after a break; a part under a name of ours is gone on with.
     part = blob.with_name(f"{blob.name}{PART}")
+    # Also where another process has begun with the file, and this one waits for it.
+    tell(0)
     with WeakFileLock(part.with_suffix(".lock")):
         if blob.exists() and not _has_hash(blob, file):
             blob.unlink()

@@ -71,7 +71,7 @@ def load(
         model: auto, a name of the catalogue, a folder in diffusers' layout, a .safetensors file.
         loras: Files or names of LoRAs to add, each with `:scale` behind it if that is not 1.
         vae: default, or tiny for TAESDXL.
-        device: auto, cuda, mps or cpu.
+        device: auto, cuda, cuda:1, mps or cpu, as torch numbers them.
         tell: Is told how far fetching and checking are.
 
     Raises:

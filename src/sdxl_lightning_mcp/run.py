@@ -139,7 +139,8 @@ class Run:
     error: SdxlLightningError | None = None
     started: float | None = None
     duration_ms: int = 0
-    _changed: anyio.Event = field(default_factory=anyio.Event)
+    # There while someone watches: thousands may wait in a queue whom nobody watches.
+    _changed: anyio.Event | None = None
 
     @property
     def done(self) -> bool:
@@ -183,8 +184,9 @@ class Run:
 
     def changed(self) -> None:
         """Wakes everyone who watches."""
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     async def updates(self) -> AsyncIterator[Progress]:
         """The run's progress now and after every change, until the run has ended.
@@ -192,7 +194,8 @@ class Run:
         Changes that follow each other faster than the watcher reads are told as one.
         """
         while True:
-            changed, last = self._changed, self.done
+            changed = self._changed = self._changed or anyio.Event()
+            last = self.done
             yield self.progress
             if last:
                 return

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from sdxl_lightning_mcp.catalogue import CATALOGUE, LIGHTNING, MINI, TAESDXL, find
 from sdxl_lightning_mcp.checkpoint import Checkpoint, Lora, Model, WeightFile
+from sdxl_lightning_mcp.devices import LEAST_MEMORY, find_devices
 from sdxl_lightning_mcp.errors import SettingsError, UnknownModelError, WeightsError
-from sdxl_lightning_mcp.hardware import Accelerator, accelerator
+from sdxl_lightning_mcp.hardware import Accelerator, accelerators
 from sdxl_lightning_mcp.hub import gigabytes, missing, size
 from sdxl_lightning_mcp.inspection import PICKLES, inspect
 from sdxl_lightning_mcp.own import few_steps, guess_note, own_file, own_folder, recognised
-
-# A "6 GB" card has a little less; a Mac shares its memory with everything else.
-LEAST_MEMORY = {"cuda": 5.5e9, "mps": 15e9}
 
 
 def select(
@@ -31,18 +29,15 @@ def select(
         name: auto, a name of the catalogue, a folder in diffusers' layout, a .safetensors file.
         loras: Files, or names of the catalogue's LoRAs, each with `:scale` behind it if not 1.
         vae: default or tiny.
-        device: Where it shall run; auto looks for a GPU only where it may be one.
+        device: Where it shall run, as --device; auto looks for a GPU only where it may be one.
         visible_gpus: CUDA_VISIBLE_DEVICES, where that is set.
 
     Raises:
         UnknownModelError: No model has that name, and no file is there.
         WeightsError: The file is not what can be run; says what it is.
-        SettingsError: The parts do not go together.
+        SettingsError: The parts do not go together, or auto is to run on a device that is not here.
     """
-    if name == "auto":
-        model = automatic(None if device == "cpu" else accelerator(visible_gpus))
-    else:
-        model = _named(name)
+    model = automatic(_largest(device, visible_gpus)) if name == "auto" else _named(name)
     flags = [word for lora in loras for word in ("--lora", lora)]
     for lora in loras:
         model = _with_lora(model, lora)
@@ -50,6 +45,13 @@ def select(
         model = _with_tiny_vae(model)
         flags += ["--vae", "tiny"]
     return replace(model, selector=shlex.join([model.slug if name == "auto" else name, *flags]))
+
+
+def _largest(device: str, visible_gpus: str | None) -> Accelerator | None:
+    """The GPU with the most memory among those that are to be used."""
+    found = () if device.startswith("cpu") else accelerators(visible_gpus)
+    used = (one.accelerator for one in find_devices(device, found) if one.accelerator)
+    return max(used, key=lambda one: one.memory, default=None)
 
 
 def automatic(found: Accelerator | None) -> Model:

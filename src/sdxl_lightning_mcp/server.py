@@ -1,9 +1,11 @@
 """Composition: settings -> runner and store -> faces."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.devices import Device, find_devices
+from sdxl_lightning_mcp.hardware import accelerators
 from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.selection import select
@@ -20,19 +22,34 @@ def choose_model(settings: Settings) -> Model:
     return select(settings.model, settings.lora, settings.vae, settings.device, visible_gpus())
 
 
-@asynccontextmanager
-async def open_runner(settings: Settings, model: Model) -> AsyncGenerator[Runner]:
-    """The runner that the settings ask for, loading in the background."""
-    async with LocalRunner.open(
+def choose_devices(settings: Settings) -> tuple[Device, ...]:
+    """The devices that the settings ask for, with a worker each.
+
+    Raises:
+        SettingsError: One of them is not here.
+    """
+    return find_devices(settings.device, accelerators(visible_gpus()))
+
+
+def open_runner(
+    settings: Settings, model: Model, devices: Sequence[Device] | None = None
+) -> AbstractAsyncContextManager[Runner]:
+    """The runner that the settings ask for, loading in the background once it is entered.
+
+    It runs on all devices that the settings name, or on `devices` only.
+
+    Raises:
+        SettingsError: A device is not here.
+    """
+    return LocalRunner.open(
         model,
         Store(settings.output_dir),
-        device=settings.device,
+        devices=devices or choose_devices(settings),
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         idle_seconds=settings.idle_minutes * 60 or None,
         log_level=settings.log_level,
-    ) as runner:
-        yield runner
+    )
 
 
 async def serve_stdio(settings: Settings, model: Model) -> None:
@@ -42,7 +59,9 @@ async def serve_stdio(settings: Settings, model: Model) -> None:
 
     from sdxl_lightning_mcp.faces import mcp
 
-    async with stdio_server() as (incoming, outgoing), open_runner(settings, model) as runner:
+    # Before stdin is read: a device that is not here is said at once.
+    opening = open_runner(settings, model)
+    async with stdio_server() as (incoming, outgoing), opening as runner:
         server = mcp.build(runner, model, settings.preview_bytes)
         # The handshake era only: a client that probes for the newer one and then shakes hands on
         # the same pipe, as Claude Code does, is refused by a server that answers the probe.

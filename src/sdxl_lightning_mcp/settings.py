@@ -2,15 +2,18 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from sdxl_lightning_mcp.errors import SettingsError
 
 PREFIX = "SDXL_LIGHTNING_"
+DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
 
 
 class Settings(BaseModel):
@@ -38,9 +41,14 @@ class Settings(BaseModel):
     output_dir: Path | None = Field(
         None, description="Where pictures go; else sdxl-lightning in your pictures folder."
     )
-    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+    device: str = Field(
         "auto",
-        description="Where to run: cuda, mps or cpu; auto is the first of them that torch sees.",
+        description=(
+            "Where to run: cuda, mps or cpu; auto is the first of them that is here. auto and cuda "
+            "are every GPU of 6 GB or more, with a worker each; cuda:1 is one, numbered as "
+            "nvidia-smi does, cuda:0,cuda:1 are these, and cpu,cpu is two workers that share "
+            "the cores."
+        ),
     )
     preview_bytes: int = Field(
         100_000,
@@ -74,6 +82,19 @@ class Settings(BaseModel):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("device")
+    @classmethod
+    def _name_devices(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")]
+        joined = ",".join(names)
+        if not re.fullmatch(DEVICES, joined) or (names[0] != "cpu" and len({*names}) < len(names)):
+            raise PydanticCustomError(
+                "device",
+                "allowed: auto, cuda, mps, cpu; cuda:1 for one GPU, cuda:0,cuda:1 for these, each "
+                "once; cpu,cpu for two workers",
+            )
+        return joined
 
     @field_validator("device", "vae", "log_level", mode="before")
     @classmethod

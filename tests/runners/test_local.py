@@ -2,16 +2,15 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-import psutil
 import pytest
 from PIL import Image
-from support import PATIENCE, mini_runner
+from support import PATIENCE, mini_runner, until, until_step, workers
 
 from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.devices import Device
 from sdxl_lightning_mcp.errors import (
     QueueFullError,
     RunCanceledError,
@@ -22,7 +21,7 @@ from sdxl_lightning_mcp.errors import (
 )
 from sdxl_lightning_mcp.image import read_parameters
 from sdxl_lightning_mcp.request import Parameters
-from sdxl_lightning_mcp.run import Run, Status
+from sdxl_lightning_mcp.run import Status
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.store import Store
 
@@ -30,21 +29,6 @@ pytestmark = pytest.mark.anyio
 
 # So long that a test can act in the middle of it also on a busy machine.
 LONG = {"steps": 12, "width": 1536, "height": 1536}
-
-
-def workers() -> list[psutil.Process]:
-    children = psutil.Process().children()
-    return [child for child in children if "sdxl_lightning_mcp.runners.worker" in child.cmdline()]
-
-
-async def until(run: Run, reached: Callable[[], bool]) -> None:
-    async for _ in run.updates():
-        if reached():
-            return
-
-
-async def until_step(run: Run, step: int) -> None:
-    await until(run, lambda: run.step >= step)
 
 
 async def test_a_run_tells_how_it_goes_and_ends_in_a_file(
@@ -230,8 +214,9 @@ async def test_weights_that_are_not_right_fail_the_run_with_the_reason(
     files = tuple(replace(one, source=tmp_path / "nowhere") for one in MINI.checkpoint.files)
     missing = replace(MINI, checkpoints=(replace(MINI.checkpoint, files=files),))
     with anyio.fail_after(PATIENCE):
-        async with LocalRunner.open(missing, Store(tmp_path), device="cpu") as runner:
-            for _ in range(2):
+        devices = [Device("cpu")] * 2
+        async with LocalRunner.open(missing, Store(tmp_path), devices=devices) as runner:
+            for _ in range(4):
                 run = await runner.submit(parameters)
                 with pytest.raises(WeightsError, match=r"nowhere.* is missing"):
                     await run.finished()
@@ -245,7 +230,7 @@ async def test_a_device_that_is_not_here_fails_the_run_with_those_that_are(
     if torch.backends.mps.is_available():
         pytest.skip("this machine has the device")
     with anyio.fail_after(PATIENCE):
-        async with LocalRunner.open(MINI, Store(tmp_path), device="mps") as runner:
+        async with LocalRunner.open(MINI, Store(tmp_path), devices=[Device("mps")]) as runner:
             run = await runner.submit(parameters)
             with pytest.raises(SettingsError, match=r"'mps' is not seen.*here is: .*cpu"):
                 await run.finished()
@@ -256,7 +241,7 @@ async def test_weights_leave_after_an_idle_time_and_the_next_run_brings_them_bac
 ) -> None:
     with anyio.fail_after(PATIENCE):
         async with LocalRunner.open(
-            MINI, Store(tmp_path), device="cpu", idle_seconds=0.05
+            MINI, Store(tmp_path), devices=[Device("cpu")], idle_seconds=0.05
         ) as runner:
             first = await runner.submit(parameters)
             path = await first.finished()

@@ -10,6 +10,7 @@ import pytest
 from support import PATIENCE
 
 from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.devices import Device
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Canceled, Event, Finished, Ready, Stepped
 from sdxl_lightning_mcp.runners.process import WorkerProcess
@@ -22,7 +23,7 @@ Kind = TypeVar("Kind")
 
 @asynccontextmanager
 async def worker() -> AsyncIterator[WorkerProcess]:
-    started = await WorkerProcess.start(Assignment(model=MINI, device="cpu"))
+    started = await WorkerProcess.start(Assignment(model=MINI, device=Device("cpu")))
     try:
         yield started
     finally:

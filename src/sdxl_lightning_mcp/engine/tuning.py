@@ -39,7 +39,7 @@ class Tuning:
 
 
 def tune(wanted: str = "auto") -> Tuning:
-    """Chooses for `wanted`: auto, cuda, mps or cpu. auto is the first that is here.
+    """Chooses for `wanted`: auto, cuda, cuda:1, mps or cpu. auto is the first that is here.
 
     On a CPU bfloat16 only where the processor multiplies it; elsewhere torch imitates it, slower
     than float32. float16 on GPUs, since it is what the checkpoints are stored in.
@@ -47,25 +47,29 @@ def tune(wanted: str = "auto") -> Tuning:
     Raises:
         SettingsError: That device is not here.
     """
-    here = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    kind = wanted if wanted != "auto" else next(name for name, present in here.items() if present)
-    if not here[kind]:
-        there = ", ".join(name for name, present in here.items() if present)
+    here = ["cpu"]
+    if torch.backends.mps.is_available():
+        here.insert(0, "mps")
+    if torch.cuda.is_available():
+        here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
+    name = here[0] if wanted == "auto" else wanted
+    if name not in here:
         raise SettingsError(
-            f"The device {kind!r} is not seen by torch; here is: {there}. "
+            f"The device {name!r} is not seen by torch; here is: {', '.join(here)}. "
             "Choose one of these with SDXL_LIGHTNING_DEVICE, or auto."
         )
-    if kind == "cpu":
+    if name == "cpu":
         can = torch.cpu.get_capabilities()
         fast = bool(can.get("avx512_bf16") or can.get("amx_tile") or can.get("amx_bf16"))
         dtype = torch.bfloat16 if fast else torch.float32
     else:
         dtype = torch.float16
-    return Tuning(torch.device(kind), dtype, torch.channels_last)
+    return Tuning(torch.device(name), dtype, torch.channels_last)
+
+
+def share_cores(workers: int) -> None:
+    """Takes only this process's share of the processor, which so many workers have among them."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
 
 FLOAT32_CPU = Tuning(torch.device("cpu"), torch.float32, torch.contiguous_format)

@@ -8,13 +8,30 @@ from sdxl_lightning_mcp.run import Run
 
 
 @dataclass(frozen=True)
+class DeviceStatus:
+    """What one device is doing: `state` in a few words, and how many runs are with it.
+
+    `description` names the device, its data type and its software, once it is ready.
+    """
+
+    name: str
+    state: str
+    description: str | None
+    running: int
+
+
+@dataclass(frozen=True)
 class RunnerStatus:
-    """What a runner is doing: `state` in a few words, the device, and how many runs it holds."""
+    """What a runner is doing: how many runs it holds, and each of its devices.
+
+    `state` and `device` are those of the device that is furthest: what a new run waits for.
+    """
 
     state: str
     device: str | None
     waiting: int
     running: int
+    devices: tuple[DeviceStatus, ...]
 
 
 class Runner(ABC):

@@ -1,6 +1,7 @@
 """A worker process from the outside: tell it orders, hear its events, end it."""
 
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -25,12 +26,20 @@ class WorkerProcess:
     @classmethod
     async def start(cls, assignment: Assignment) -> "WorkerProcess":
         """Starts the process and tells it what to serve. Raises OSError where none can start."""
+        environment = {**os.environ}
+        if (gpu := assignment.device.accelerator) and gpu.uuid:
+            # By its UUID, since CUDA numbers GPUs otherwise than their driver. It sees no other.
+            environment["CUDA_VISIBLE_DEVICES"] = gpu.uuid
         command = [sys.executable, "-P", "-m", "sdxl_lightning_mcp.runners.worker"]
         # Shielded: a cancellation between the fork and our hold on it would leave an orphan.
         with anyio.CancelScope(shield=True):
             worker = cls(
                 await anyio.open_process(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=None,
+                    env=environment,
                 )
             )
             await worker.send(assignment)

@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.devices import Device
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Event
 
@@ -23,7 +24,7 @@ class Assignment:
     """
 
     model: Model
-    device: str = "auto"
+    device: Device
     max_batch: int = 1
     idle_seconds: float | None = None
     log_level: str = "info"

@@ -121,9 +121,10 @@ def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
     from sdxl_lightning_mcp.engine.engine import Engine
     from sdxl_lightning_mcp.engine.estimate import Estimator
     from sdxl_lightning_mcp.engine.sdxl import Sdxl
-    from sdxl_lightning_mcp.engine.tuning import tune
+    from sdxl_lightning_mcp.engine.tuning import share_cores, tune
 
-    tuning = tune(assignment.device)
+    share_cores(assignment.device.sharers)
+    tuning = tune(assignment.device.kind)
     say(Loading(f"opening {model.checkpoint.name}"))
     sdxl = Sdxl.open(model.checkpoint, tuning, model.checkpoints)
     return Engine(sdxl, assignment.max_batch, Estimator(sdxl) if sdxl.takes_minutes else None)
