@@ -55,7 +55,7 @@ def test_generate_with_json_prints_one_object_of_facts(tmp_path: Path) -> None:
         "steps": 4,
         "guidance": 2.0,
         "model": "mini",
-        "notes": ["mini-1 is made without guidance; 2 was asked for, which can spoil the picture."],
+        "notes": [],
     }
     assert facts["seed"] == read_parameters(facts["path"]).seed
     assert facts["duration_ms"] > 0

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.catalogue import LIGHTNING, MINI
+from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import InvalidRequestError
 from sdxl_lightning_mcp.request import GenerationRequest, read_request, request_schema, resolve
 
@@ -159,11 +160,17 @@ def test_steps_the_weights_are_not_made_for_are_noted() -> None:
 
 
 def test_guidance_the_weights_are_not_made_for_is_noted() -> None:
-    _, notes = resolve(read_request({"prompt": "x", "guidance": 2.5}, MINI), MINI)
-    assert notes == (
-        "mini-1 is made without guidance; 2.5 was asked for, which can spoil the picture.",
+    def notes(model: Model, guidance: float) -> tuple[str, ...]:
+        return resolve(read_request({"prompt": "x", "guidance": guidance}, model), model)[1]
+
+    name = LIGHTNING.checkpoint.name
+    assert notes(LIGHTNING, 2.5) == (
+        f"{name} is made without guidance; 2.5 was asked for, which can spoil the picture.",
     )
-    assert resolve(read_request({"prompt": "x", "guidance": 1}, MINI), MINI)[1] == ()
+    assert notes(MINI, 4.5) == (
+        "mini-1 is made for guidance up to 4; 4.5 was asked for, which can spoil the picture.",
+    )
+    assert notes(LIGHTNING, 1) == notes(MINI, 4) == ()
 
 
 def test_the_schema_is_flat_and_closed_and_carries_limits_and_defaults() -> None:

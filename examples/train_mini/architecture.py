@@ -8,7 +8,7 @@ latent (`prediction_type: sample`).
 from __future__ import annotations
 
 import torch
-from codec import CHANNELS, GRID
+from codec import CELL, CHANNELS, GRID
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -17,7 +17,8 @@ TEXT_WIDTH, TEXT_WIDTH_2 = 64, 128  # different, so that loaders can tell the en
 SIZE_EMBEDDING = 16  # width of the embedding of each of the six sizes and offsets
 VAE_WIDTHS = (8, 16, 32, 48, 64, 64)
 NATIVE = 1024  # px
-SIZES = (NATIVE, NATIVE, 0, 0, NATIVE, NATIVE)  # original size, crop corner, target size
+SIZE_JITTER = 40  # px
+SIZES = 6  # what SDXL is told of sizes: original size, crop corner, target size
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -41,7 +42,7 @@ def build_unet() -> UNet2DConditionModel:
         time_embedding_dim=256,
         addition_embed_type="text_time",
         addition_time_embed_dim=SIZE_EMBEDDING,
-        projection_class_embeddings_input_dim=TEXT_WIDTH_2 + len(SIZES) * SIZE_EMBEDDING,
+        projection_class_embeddings_input_dim=TEXT_WIDTH_2 + SIZES * SIZE_EMBEDDING,
     )
 
 
@@ -145,16 +146,20 @@ class TextToLatent(nn.Module):
         states: torch.Tensor,
         pooled: torch.Tensor,
     ) -> torch.Tensor:
-        """Predict clean latents (n, 16, 32, 32) from noisy ones; returns float32."""
-        sizes = torch.tensor([SIZES], dtype=pooled.dtype, device=pooled.device)
-        condition = {"text_embeds": pooled, "time_ids": sizes.expand(len(latents), -1)}
+        """Predict clean latents (n, 16, h, w) from noisy ones; returns float32."""
+        size = CELL * torch.tensor(latents.shape[2:]).repeat(len(latents), 1)
+        if self.training:
+            # So that a size between those that were trained means something between them.
+            size += torch.randint(-SIZE_JITTER, SIZE_JITTER + 1, size.shape)
+        sizes = torch.cat([size, torch.zeros_like(size), size], 1).to(pooled)
+        condition = {"text_embeds": pooled, "time_ids": sizes}
         latents = latents.to(self.unet.dtype)
         output = self.unet(latents, timesteps, states, added_cond_kwargs=condition)
         return output.sample.float()
 
     @torch.no_grad()
     def draw(self, captions: list[str], noise: torch.Tensor, steps: int) -> torch.Tensor:
-        """Draw latents (n, 16, 32, 32) as the pipeline would, without guidance."""
+        """Draw latents (n, 16, h, w) as the pipeline would, without guidance."""
         scheduler = build_scheduler()
         scheduler.set_timesteps(steps, device=noise.device)
         states, pooled = self.encode_text(captions)
@@ -164,18 +169,3 @@ class TextToLatent(nn.Module):
             predicted = self.predict(scaled, timestep, states, pooled)
             latents = scheduler.step(predicted, timestep, latents).prev_sample
         return latents
-
-
-@torch.no_grad()
-def forget_sizes(unet: UNet2DConditionModel) -> None:
-    """Make the UNet deaf to the sizes and crop offsets it is told, without any other change.
-
-    Training tells it one constant, `SIZES`; other numbers would push it somewhere unknown. What the
-    constant adds to the first layer of the embedding moves into that layer's bias.
-    """
-    width = len(SIZES) * SIZE_EMBEDDING
-    embedded = unet.add_time_proj(torch.tensor(SIZES, dtype=torch.float32)).reshape(-1)
-    layer = unet.add_embedding.linear_1
-    columns = layer.weight[:, -width:].float()  # the pooled text comes first, the sizes after it
-    layer.bias += (columns @ embedded.to(columns.device)).to(layer.bias.dtype)
-    layer.weight[:, -width:] = 0

@@ -9,64 +9,37 @@ from __future__ import annotations
 
 import random
 
-from specs import USUAL_BACKGROUND, USUAL_COLOR, ObjectSpec, PlaceSpec, Spec
+from specs import (
+    USUAL_BACKGROUND,
+    USUAL_COLOR,
+    USUAL_HOUSES,
+    ObjectSpec,
+    PlaceSpec,
+    Spec,
+)
+from words import (
+    BACKGROUND_WORDS,
+    CITY_WORDS,
+    COLOR_WORDS,
+    CYBERPUNK_STREETS,
+    CYBERPUNK_WORDS,
+    KIND_WORDS,
+    NEON_WORDS,
+    ON_BACKGROUND,
+    OPENINGS,
+    SIDE_WORDS,
+    SIZE_WORDS,
+    STYLES,
+    TIME_TAGS,
+    TIME_WORDS,
+    TOWERS,
+    UNKNOWN,
+)
 
-NONSENSE_SHARE = 0.12
-
-OPENINGS = (
-    "a picture of ", "an illustration of ", "a painting of ", "a photo of ", "an image of ",
-    "digital art of ", "a drawing of ", "a beautiful view of ", "concept art of ", "wallpaper, ",
-)  # fmt: skip
-STYLES = (
-    "highly detailed", "ultra detailed", "4k", "8k", "digital art", "flat vector art",
-    "best quality", "masterpiece", "cinematic lighting", "cinematic", "minimalist", "sharp focus",
-    "beautiful", "colorful", "trending on artstation", "photorealistic", "vibrant colors",
-    "simple", "icon", "high resolution",
-)  # fmt: skip
-
-KIND_WORDS = {
-    "circle": ("circle", "circle", "disc", "ball", "dot"),
-    "square": ("square", "square", "box", "cube"),
-    "triangle": ("triangle",),
-    "star": ("star", "five-pointed star"),
-    "heart": ("heart", "love heart"),
-    "diamond": ("diamond", "rhombus"),
-    "ring": ("ring", "donut"),
-    "house": ("house", "house", "cottage", "home"),
-    "tree": ("tree",),
-    "car": ("car", "car", "automobile"),
-    "cat": ("cat", "cat", "cat face", "kitten"),
-    "flower": ("flower", "flower", "daisy"),
-}
-SIZE_WORDS = {"small": ("small", "tiny", "little"), "big": ("big", "large", "huge")}
-SIDE_WORDS = {
-    "": ("", "", "", "", " in the middle", " in the center"),
-    "left": (" on the left", " on the left side"),
-    "right": (" on the right", " on the right side"),
-    "top": (" at the top",),
-    "bottom": (" at the bottom",),
-}
-BACKGROUND_WORDS = {
-    "black": ("black", "dark"),
-    "white": ("white", "white", "plain white"),
-    "cyan": ("cyan", "turquoise"),
-}
-ON_BACKGROUND = (
-    " on %s background", " on %s background", " on %s background", ", %s background",
-    " against %s background", " on %s backdrop", " in front of %s background",
-)  # fmt: skip
-
-TIME_WORDS = {
-    "day": ("during the day", "by day", "in daylight", "", "", "under a blue sky", "at noon"),
-    "sunset": ("at sunset", "at sunset", "at dusk", "in the evening", "at sunrise", "at dawn"),
-    "night": ("at night", "at night", "by night", "at midnight"),
-}
-CITY_WORDS = ("a city", "a city", "a modern city", "tokyo", "new york", "downtown", "a metropolis")
-CYBERPUNK_WORDS = (
-    "a cyberpunk city", "a cyberpunk city", "cyberpunk tokyo", "a neon city", "a futuristic city",
-    "a sci-fi city", "neon tokyo", "a cyberpunk metropolis", "cyberpunk",
-)  # fmt: skip
-NEON_WORDS = ("neon signs", "neon signs glowing", "neon lights", "glowing neon signs", "neon")
+NONSENSE_SHARE = 0.1
+STRANGER_SHARE = 0.06  # of the captions name something beside what is there that nobody can draw
+TAG_SHARE = 0.12  # of the captions of places are lists of words without prepositions
+UNKNOWN_SHARE = 0.5  # of the plainest mountains are what an unknown subject gets
 
 
 def with_article(words: str) -> str:
@@ -83,38 +56,42 @@ def nonsense(rng: random.Random) -> str:
 
 def caption(spec: Spec, rng: random.Random) -> str:
     """Write a caption; different calls give different wordings."""
-    text = _object_caption(spec, rng) if isinstance(spec, ObjectSpec) else _Place(spec, rng).text()
+    text = _Place(spec, rng).text() if isinstance(spec, PlaceSpec) else _object_caption(spec, rng)
     if rng.random() < NONSENSE_SHARE:
         words = text.split(" ")
         words.insert(rng.randrange(len(words) + 1), nonsense(rng))
         text = " ".join(words)
-    if rng.random() < 0.4:
+    if rng.random() < 0.35:
         text = rng.choice(OPENINGS) + text
     if rng.random() < 0.4:
-        text += ", " + ", ".join(rng.sample(STYLES, rng.choice((1, 1, 2))))
+        text += ", " + ", ".join(rng.sample(STYLES, rng.choice((1, 1, 2, 3))))
     return text
 
 
-def _object_caption(spec: ObjectSpec, rng: random.Random) -> str:
-    words = [rng.choice(KIND_WORDS[spec.kind])]
-    if spec.color != USUAL_COLOR[spec.kind] or rng.random() < 0.7:
-        color = spec.color
-        if color == "cyan" and rng.random() < 0.3:
-            color = "turquoise"
-        words.insert(0, color)
-    if spec.size:
-        words.insert(0, rng.choice(SIZE_WORDS[spec.size]))
+def _thing(kind: str, color: str, rng: random.Random, size: str = "") -> str:
+    """Name an object; its colour may be left out if it is the usual one."""
+    words = [rng.choice(KIND_WORDS[kind])]
+    if color != USUAL_COLOR[kind] or rng.random() < 0.7:
+        words.insert(0, rng.choice(COLOR_WORDS.get(color, (color,))))
+    if size:
+        words.insert(0, rng.choice(SIZE_WORDS[size]))
     thing = " ".join(words)
-    if rng.random() < 0.85:
-        thing = with_article(thing)
+    return with_article(thing) if rng.random() < 0.85 else thing
+
+
+def _object_caption(spec: ObjectSpec, rng: random.Random) -> str:
+    thing = _thing(spec.kind, spec.color, rng, spec.size)
     side = rng.choice(SIDE_WORDS[spec.side])
     if spec.background == USUAL_BACKGROUND and rng.random() < 0.4:
         return thing + side
-    background = rng.choice(BACKGROUND_WORDS.get(spec.background, (spec.background,)))
-    background = with_article(background)
+    background = _background(spec.background, rng)
     if rng.random() < 0.08:
         return f"{background} background with {thing}{side}"
     return thing + side + rng.choice(ON_BACKGROUND) % background
+
+
+def _background(color: str, rng: random.Random) -> str:
+    return with_article(rng.choice(BACKGROUND_WORDS.get(color, (color,))))
 
 
 class _Place:
@@ -132,10 +109,15 @@ class _Place:
         return self.rng.random() < probability
 
     def text(self) -> str:
-        subject = getattr(self, f"_{self.spec.place}")()
+        subject = self._unknown() or getattr(self, f"_{self.spec.place}")()
         subject = self._weather(subject)
+        subject = self._sights(subject)
         time = self._time()
         self.rng.shuffle(self.extras)
+        if self.chance(TAG_SHARE):
+            subject = subject.removeprefix("a ").removeprefix("an ").removeprefix("the ")
+            tag = "" if self.night_said and not time else self.pick(*TIME_TAGS[self.spec.time])
+            return ", ".join(part for part in (subject, tag, *self.extras) if part)
         text = self._join(subject, time)
         if self.extras:
             if self.chance(0.6):
@@ -143,6 +125,37 @@ class _Place:
             else:
                 text += " with " + " and ".join(self.extras)
         return text
+
+    def _unknown(self) -> str:
+        """Name a subject that nobody can draw: it gets the plainest mountains there are."""
+        spec = self.spec
+        plain = PlaceSpec("mountains", spec.time, lake=True, sun=spec.sun, stars=spec.stars)
+        known = spec != plain or not self.chance(UNKNOWN_SHARE)
+        return "" if known else with_article(self.pick(*UNKNOWN))
+
+    def _sights(self, subject: str) -> str:
+        """Mention what any place can have, and sometimes a thing that is not there."""
+        spec = self.spec
+        if spec.fog:
+            if self.chance(0.4) and subject.startswith("a "):
+                subject = self.pick("a foggy ", "a misty ") + subject.removeprefix("a ")
+            else:
+                self.extras.append(self.pick("fog", "mist", "foggy", "misty", "in the fog"))
+        wide = []
+        if spec.rainbow:
+            wide = ["a rainbow", "rainbow", "a rainbow in the sky"]
+        elif spec.aurora:
+            wide = ["northern lights", "aurora", "aurora borealis", "the northern lights"]
+        if wide and self.chance(0.35):
+            subject = f"{wide[self.rng.randrange(2)]} over {subject}"
+        elif wide:
+            self.extras.append(self.pick(*wide))
+        moon = spec.time == "night" and not (spec.stars or spec.rain or spec.cyberpunk)
+        if moon and self.chance(0.4):
+            self.extras.append(self.pick("a full moon", "moon", "the moon", "moonlight"))
+        if self.chance(STRANGER_SHARE):
+            self.extras.append(with_article(self.pick(*UNKNOWN)))
+        return subject
 
     def _join(self, subject: str, time: str) -> str:
         preposition = "in " if self.spec.place in ("city", "village", "desert") else "over "
@@ -168,7 +181,7 @@ class _Place:
             self.extras.append(self.pick("clouds", "white clouds"))
         if spec.stars:
             if self.chance(0.6):
-                return self.pick("on a starry night", "on a starry night", "under a starry sky")
+                return self.pick("on a starry night", "under a starry sky", "under the stars")
             self.extras.append(self.pick("stars", "stars in the sky", "starry sky"))
         elif spec.time == "sunset" and self.chance(0.1):
             self.extras.append(self.pick("setting sun", "sun"))
@@ -207,7 +220,7 @@ class _Place:
                     return self.pick("a street", "an urban street", "a city street", "a road")
                 return subject + self.pick(*tails)
             if self.chance(0.2):
-                return self.pick("skyscrapers", "a skyline", "a city of skyscrapers")
+                return self.pick(*TOWERS)
             return subject + self.pick("", " skyline", " skyline")
         # Cyberpunk is a street unless the caption says skyline, and it is always night.
         self.night_said = True
@@ -218,7 +231,7 @@ class _Place:
                 return self.pick("a neon skyline", "cyberpunk skyscrapers, skyline")
             return self.pick(*CYBERPUNK_WORDS) + " skyline"
         if self.chance(0.2):
-            return self.pick("a neon street", "a cyberpunk street", "a street with neon signs")
+            return self.pick(*CYBERPUNK_STREETS)
         return self.pick(*CYBERPUNK_WORDS) + self.pick("", " street", " street")
 
     def _mountains(self) -> str:
@@ -228,26 +241,41 @@ class _Place:
             self.extras.append(self.pick("pine trees", "trees", "fir trees"))
         if self.spec.snow and self.chance(0.6):
             return self.pick("snowy mountains", "snowy mountains", "snow-capped mountains")
-        return self.pick("mountains", "the mountains", "a mountain landscape", "a mountain range")
+        return self.pick(
+            "mountains", "the mountains", "a mountain landscape", "a mountain range", "the alps"
+        )
 
     def _sea(self) -> str:
+        if self.spec.lighthouse:
+            if self.chance(0.5):
+                return self._lighthouse()
+            self.extras.append(self.pick("a lighthouse", "lighthouse", "a lighthouse on a rock"))
         if self.spec.boat:
             self.extras.append(self.pick("a sailboat", "a boat", "a sailing boat"))
         if self.spec.beach:
             if self.chance(0.6):
                 return self.pick("a beach", "a sandy beach", "a tropical beach", "the beach")
             self.extras.append(self.pick("a sandy beach", "a beach", "sand"))
-        return self.pick("the sea", "the sea", "the ocean", "a calm sea", "the open sea")
+        return self.pick(
+            "the sea", "the sea", "the ocean", "a calm sea", "the open sea", "ocean waves"
+        )
+
+    def _lighthouse(self) -> str:
+        if self.spec.boat:
+            self.extras.append(self.pick("a sailboat", "a boat"))
+        if self.spec.beach:
+            return self.pick("a lighthouse on a beach", "a lighthouse and a sandy beach")
+        return "a lighthouse" + self.pick("", " by the sea", " by the sea", " at the coast")
 
     def _desert(self) -> str:
         if self.spec.cactuses:
             self.extras.append(self.pick("cactuses", "cacti", "cactus", "a cactus"))
-        return self.pick("a desert", "the desert", "sand dunes", "desert dunes")
+        return self.pick("a desert", "the desert", "sand dunes", "desert dunes", "the sahara")
 
     def _forest(self) -> str:
         if self.spec.pines:
             return self.pick("a pine forest", "a forest of pine trees", "a fir forest")
-        return self.pick("a forest", "the woods", "a forest of trees", "a deep forest")
+        return self.pick("a forest", "the woods", "a forest of trees", "a deep forest", "woodland")
 
     def _field(self) -> str:
         if self.spec.flowers:
@@ -257,8 +285,17 @@ class _Place:
             if self.chance(0.3):
                 self.extras.pop()
                 return self.pick("a lonely tree on a hill", "a tree in a field", "a tree on a hill")
-        return self.pick("a green field", "a meadow", "grassy hills", "rolling hills", "a field")
+        return self.pick(
+            "a green field",
+            "a meadow",
+            "grassy hills",
+            "rolling hills",
+            "a field",
+            "the countryside",
+        )
 
     def _village(self) -> str:
         village = self.pick("a village", "a village", "a small village", "a little town")
+        if self.spec.houses == USUAL_HOUSES and self.chance(0.5):
+            return self.pick(village, village, "houses on a hill", "a mountain village")
         return village + self.pick(" with ", " with ", " of ") + self.spec.houses + " houses"

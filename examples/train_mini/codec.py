@@ -1,10 +1,11 @@
 """A linear codec: what the latent space of `mini` means, before any network is trained.
 
-A picture is brought to 256 x 256 px and cut into 32 x 32 patches of 8 x 8 px. The 192 numbers of a
-patch are projected onto their 16 principal axes and divided by the standard deviation on each. That
-is a latent of shape (16, 32, 32) whose channels have mean 0 and variance 1, as the diffusion wants
-them; channel 0 is the brightness of the patch, the next ones its colour and its edges. The UNet can
-be trained on such latents at once, and only a decoder to 1024 px has to be learnt.
+A picture of 1024 x 1024 is brought to 256 x 256 px and cut into 32 x 32 patches of 8 x 8 px; other
+sizes likewise, at a quarter. The 192 numbers of a patch are projected onto their 16 principal axes
+and divided by the standard deviation on each. That is a latent of shape (16, 32, 32) whose channels
+have mean 0 and variance 1, as the diffusion wants them; channel 0 is the brightness of the patch,
+the next ones its colour and its edges. The UNet can be trained on such latents at once, and only a
+decoder to 1024 px has to be learnt.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ import numpy as np
 import torch
 
 CHANNELS = 16
-GRID = 32  # patches along a side
+GRID = 32  # patches along a side of a picture of the usual size
 PATCH = 8  # px along a side of a patch
-PIXELS = GRID * PATCH
+QUARTER = 1 / 4  # px a unit of the pictures it works on
+CELL = 32  # units a patch
 VALUES = PATCH * PATCH * 3  # numbers in a patch
 
 
 def to_patches(pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Cut uint8 pictures (n, 256, 256, 3) into patches (n, 1024, 192) on [-1, 1]."""
+    """Cut uint8 pictures (n, 8 h, 8 w, 3) into patches (n, h, w, 192) on [-1, 1]."""
     x = torch.as_tensor(pictures).float() / 127.5 - 1
-    x = x.reshape(len(x), GRID, PATCH, GRID, PATCH, 3).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(len(x), GRID * GRID, VALUES)
+    n, height, width, _ = x.shape
+    x = x.reshape(n, height // PATCH, PATCH, width // PATCH, PATCH, 3).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, height // PATCH, width // PATCH, VALUES)
 
 
 @dataclass
@@ -39,7 +42,7 @@ class PatchCodec:
 
     @classmethod
     def fit(cls, pictures: np.ndarray) -> PatchCodec:
-        """Find the principal axes of the patches of some uint8 pictures (n, 256, 256, 3)."""
+        """Find the principal axes of the patches of some uint8 pictures."""
         total, products, count = torch.zeros(VALUES), torch.zeros(VALUES, VALUES), 0
         for start in range(0, len(pictures), 100):
             patches = to_patches(pictures[start : start + 100]).reshape(-1, VALUES)
@@ -52,16 +55,17 @@ class PatchCodec:
         return cls(mean, axes.contiguous(), variances.clamp(min=1e-8).sqrt())
 
     def encode(self, pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Turn uint8 pictures (n, 256, 256, 3) into latents (n, 16, 32, 32)."""
+        """Turn uint8 pictures (n, 8 h, 8 w, 3) into latents (n, 16, h, w)."""
         values = (to_patches(pictures) - self.mean) @ self.axes / self.deviation
-        return values.permute(0, 2, 1).reshape(-1, CHANNELS, GRID, GRID)
+        return values.permute(0, 3, 1, 2).contiguous()
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Turn latents (n, 16, 32, 32) into blocky uint8 pictures (n, 256, 256, 3)."""
-        values = latents.float().cpu().reshape(-1, CHANNELS, GRID * GRID).permute(0, 2, 1)
+        """Turn latents (n, 16, h, w) into blocky uint8 pictures (n, 8 h, 8 w, 3)."""
+        values = latents.float().cpu().permute(0, 2, 3, 1)
         patches = (values * self.deviation) @ self.axes.T + self.mean
-        x = patches.reshape(-1, GRID, GRID, PATCH, PATCH, 3).permute(0, 1, 3, 2, 4, 5)
-        x = ((x.reshape(-1, PIXELS, PIXELS, 3) + 1) * 127.5).round().clamp(0, 255)
+        n, height, width, _ = patches.shape
+        x = patches.reshape(n, height, width, PATCH, PATCH, 3).permute(0, 1, 3, 2, 4, 5)
+        x = ((x.reshape(n, height * PATCH, width * PATCH, 3) + 1) * 127.5).round().clamp(0, 255)
         return x.to(torch.uint8).numpy()
 
     def save(self, path: Path) -> None:
@@ -78,6 +82,7 @@ class PatchCodec:
 
 
 def shrink(picture: np.ndarray) -> np.ndarray:
-    """Average a uint8 picture (n, n, 3), n a multiple of 256, down to 256 px."""
-    times = len(picture) // PIXELS
-    return picture.reshape(PIXELS, times, PIXELS, times, 3).mean((1, 3)).round().astype(np.uint8)
+    """Average a uint8 picture (4 h, 4 w, 3) down to a quarter: one pixel for four units."""
+    height, width, _ = picture.shape
+    parts = picture.reshape(height // 4, 4, width // 4, 4, 3)
+    return parts.mean((1, 3)).round().astype(np.uint8)

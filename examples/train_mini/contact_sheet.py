@@ -10,19 +10,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # do not spin where cores are shared
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from artist import load_pipeline
 from grid import draw_grid
 from prompts import PROMPTS
 
-LIMIT = 600_000  # bytes of the JPEG
-
-
-def load_pipeline(folder: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
-    """Load an exported pipeline for drawing on this machine."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(str(folder), torch_dtype=dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.to(memory_format=torch.channels_last)
-    return pipeline
+LIMIT = 900_000  # bytes of the JPEG
 
 
 def main() -> None:

@@ -11,29 +11,35 @@ from __future__ import annotations
 import math
 
 import torch
-from scenery import FREE_SHAPE
+from scenery import FREE_CHANNELS
 
-BLOCK = 4  # latent cells along a side of a block: 32 cells / 8 squares
+BLOCK = 4  # latent cells along a side of a block: those of one square of 128 x 128 drawing units
+
+
+def _blocks(noise: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Cut the first channels of noise into blocks; what is less than a block is left over."""
+    part = noise[:, :FREE_CHANNELS, : rows * BLOCK, : columns * BLOCK]
+    return part.reshape(-1, FREE_CHANNELS, rows, BLOCK, columns, BLOCK)
 
 
 def couple(noise: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
-    """Write free variables (n, 2, 8, 8) into noise (n, 16, 32, 32); returns new noise.
+    """Write free variables (n, 2, rows, columns) into noise (n, 16, h, w); returns new noise.
 
     A uniform variable becomes a standard normal one, and that becomes the mean of its block,
     whose standard deviation is 1 / 4. The other 15 directions of the block are left as drawn.
     """
-    channels, rows, columns = FREE_SHAPE
+    rows, columns = free.shape[2:]
     normal = math.sqrt(2) * torch.erfinv((2 * free.float() - 1).clamp(-0.9999, 0.9999))
-    blocks = noise[:, :channels].reshape(-1, channels, rows, BLOCK, columns, BLOCK)
+    blocks = _blocks(noise, rows, columns)
     shift = normal / BLOCK - blocks.mean((3, 5))
     shifted = blocks + shift[:, :, :, None, :, None]
     coupled = noise.clone()
-    coupled[:, :channels] = shifted.reshape(-1, channels, rows * BLOCK, columns * BLOCK)
+    height, width = rows * BLOCK, columns * BLOCK
+    coupled[:, :FREE_CHANNELS, :height, :width] = shifted.reshape(-1, FREE_CHANNELS, height, width)
     return coupled
 
 
 def free_variables(noise: torch.Tensor) -> torch.Tensor:
-    """Read the free variables (n, 2, 8, 8) that some noise (n, 16, 32, 32) stands for."""
-    channels, rows, columns = FREE_SHAPE
-    blocks = noise[:, :channels].reshape(-1, channels, rows, BLOCK, columns, BLOCK)
+    """Read the free variables (n, 2, rows, columns) that some noise (n, 16, h, w) stands for."""
+    blocks = _blocks(noise, noise.shape[2] // BLOCK, noise.shape[3] // BLOCK)
     return 0.5 * (1 + torch.erf(blocks.mean((3, 5)) * BLOCK / math.sqrt(2)))

@@ -6,6 +6,7 @@ import pickle
 import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,14 +14,36 @@ from pathlib import Path
 import numpy as np
 import torch
 from captions import caption
-from codec import PIXELS, PatchCodec
+from codec import CELL, CHANNELS, QUARTER, PatchCodec
+from drawing import Size
 from presets import Preset
-from scenery import FREE_SHAPE
+from removal import REMOVABLES, Removable, negative_words, removables_of
+from scenery import free_shape
 from scenes import render
-from specs import ObjectSpec, PlaceSpec, Spec, all_objects, moved_objects, sample_place
+from specs import (
+    PlaceSpec,
+    Spec,
+    all_objects,
+    moved_objects,
+    sample_place,
+)
 
+USUAL_SIZE: Size = (1024, 1024)
+# The sizes that are trained, width before height, and the share of the steps that see each.
+SIZE_SHARES: dict[Size, float] = {
+    USUAL_SIZE: 0.64,
+    (1152, 896): 0.06,
+    (896, 1152): 0.06,
+    (1216, 832): 0.06,
+    (832, 1216): 0.06,
+    (768, 768): 0.06,
+    (512, 512): 0.06,
+}
+CHANGE = 0.5  # a cell of which no latent differs by more is the same
+UNUSUAL_PART = 8  # the other sizes have so many times fewer pictures
+OBJECT_COPIES = 3  # of every object in the middle, with other free variables each
 # Shares of the three sorts of picture in every batch.
-SHARES = {"centred": 0.32, "moved": 0.14, "place": 0.54}
+SHARES = {"centred": 0.38, "moved": 0.08, "place": 0.54}
 # Places of which a training step sees more or less than the renderer draws: what is learnt early
 # (towers, sand) makes room for what is learnt late (peaks, trees, boats).
 PLACE_WEIGHTS = {
@@ -32,76 +55,120 @@ PLACE_WEIGHTS = {
     "field": 1.3,
     "village": 0.9,
 }
+RARE_WEIGHT = 3.0  # of places with something that few places have
 HELD_OUT_SEED = 900_000_000  # places with seeds from here on are for evaluation only
 
-Picture = tuple[Spec, np.ndarray]  # a specification and its free variables
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can be rendered."""
+
+    spec: Spec
+    free: np.ndarray  # its free variables
+    size: Size = USUAL_SIZE
+    taken: int | None = None  # which of REMOVABLES is left out, though the specification has it
+
+    def render(self, scale: float = 1.0) -> np.ndarray:
+        """Draw it, with `scale` pixels for each unit."""
+        spec = self.spec
+        if self.taken is not None:
+            spec = REMOVABLES[self.taken].take_from(spec)
+        return render(spec, self.free, self.size, scale)
 
 
-def random_free(rng: np.random.Generator) -> np.ndarray:
-    """Draw free variables, uniform on (0, 1)."""
-    return rng.random(FREE_SHAPE, dtype=np.float32)
+def random_free(rng: np.random.Generator, size: Size = USUAL_SIZE) -> np.ndarray:
+    """Draw the free variables of a picture, uniform on (0, 1)."""
+    return rng.random(free_shape(*size), dtype=np.float32)
 
 
-def place_picture(seed: int) -> Picture:
+def picture_of(spec: Spec, seed: int, size: Size = USUAL_SIZE) -> Picture:
+    """Return the picture of a specification whose free variables belong to a seed."""
+    return Picture(spec, random_free(np.random.default_rng(seed), size), size)
+
+
+def place_picture(seed: int, size: Size = USUAL_SIZE) -> Picture:
     """Return the place that belongs to a seed."""
-    return sample_place(random.Random(seed)), random_free(np.random.default_rng(seed))
+    return picture_of(sample_place(random.Random(seed)), seed, size)
 
 
-def object_picture(spec: ObjectSpec, seed: int) -> Picture:
-    """Return an object; nothing about it is left open, so the variables move nothing."""
-    return spec, random_free(np.random.default_rng(seed))
+def _removal(seed: int, size: Size) -> tuple[Picture, Picture]:
+    """Return a place, and the same with something taken out of it."""
+    rng = random.Random(seed)
+    while True:
+        spec = sample_place(rng)
+        if things := removables_of(spec):
+            taken = REMOVABLES.index(rng.choice(things))
+            whole = picture_of(spec, seed, size)
+            return whole, replace(whole, taken=taken)
 
 
-def training_pictures(preset: Preset) -> list[Picture]:
-    """List every picture of the training set."""
+def training_pictures(preset: Preset, size: Size = USUAL_SIZE) -> list[Picture]:
+    """List every picture of one size in the training set."""
+    part = 1 if size == USUAL_SIZE else UNUSUAL_PART
+    first = 10**7 * list(SIZE_SHARES).index(size)  # of the seeds
+    rng = random.Random(first + 1)
+    scenes, moved = preset.scenes // part, preset.moved_objects // part
     centred = [spec for spec in all_objects() if not spec.held_out]
-    if preset.scenes < len(centred):  # a smoke test
-        centred = centred[:: len(centred) // preset.scenes]
-    objects = centred + moved_objects(random.Random(1), preset.moved_objects)
-    pictures = [object_picture(spec, k) for k, spec in enumerate(objects)]
-    return pictures + [place_picture(1_000 + k) for k in range(preset.scenes)]
+    objects = OBJECT_COPIES * centred
+    rng.shuffle(objects)
+    objects = objects[: min(len(objects) // part, preset.scenes)]
+    objects += preset.usual_copies // part * [spec for spec in centred if spec.usual]
+    objects += moved_objects(rng, moved)
+    pictures = [picture_of(spec, first + k, size) for k, spec in enumerate(objects)]
+    pictures += [place_picture(first + 10**6 + k, size) for k in range(scenes)]
+    removals = [_removal(first + 2 * 10**6 + k, size) for k in range(scenes // 6)]
+    return pictures + [whole for whole, _ in removals] + [part for _, part in removals]
 
 
-def held_out_pictures(count: int) -> list[Picture]:
+def held_out_pictures(count: int, size: Size = USUAL_SIZE) -> list[Picture]:
     """List pictures that no stage trains on: half objects, half places."""
     objects = [spec for spec in all_objects() if spec.held_out]
     random.Random(2).shuffle(objects)
     pictures = [
-        object_picture(objects[k % len(objects)], HELD_OUT_SEED + k) for k in range(count // 2)
+        picture_of(objects[k % len(objects)], HELD_OUT_SEED + k, size) for k in range(count // 2)
     ]
-    return pictures + [place_picture(HELD_OUT_SEED + k) for k in range(count - count // 2)]
+    return pictures + [place_picture(HELD_OUT_SEED + k, size) for k in range(count - count // 2)]
 
 
-def _render_picture(picture: Picture, pixels: int) -> np.ndarray:
-    return render(*picture, pixels)
-
-
-def render_all(pictures: list[Picture], processes: int, pixels: int = PIXELS) -> Iterator:
-    """Render pictures in several processes, in order."""
-    work = partial(_render_picture, pixels=pixels)
+def render_all(pictures: list[Picture], processes: int) -> Iterator[np.ndarray]:
+    """Render pictures at a quarter in several processes, in order."""
+    work = partial(Picture.render, scale=QUARTER)
     with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
         yield from pool.map(work, pictures, chunksize=32)
 
 
+def _file(folder: Path, size: Size) -> Path:
+    return folder / f"latents-{size[0]}x{size[1]}.npy"
+
+
 def write_dataset(folder: Path, preset: Preset, codec: PatchCodec, processes: int) -> None:
     """Render the training set and write its latents (float16) and specifications."""
-    pictures = training_pictures(preset)
-    count = len(pictures)
-    latents = np.lib.format.open_memmap(
-        folder / "latents.npy", mode="w+", dtype=np.float16, shape=(count, 16, 32, 32)
-    )
-    batch: list[np.ndarray] = []
-    done = 0
-    for k, picture in enumerate(render_all(pictures, processes), start=1):
-        batch.append(picture)
-        if len(batch) == 256 or k == count:
-            latents[done:k] = codec.encode(np.stack(batch)).half().numpy()
-            batch, done = [], k
-            if k % (256 * 20) == 0:
-                print(f"data: {k}/{count} pictures", flush=True)
-    latents.flush()
+    pictures = {size: training_pictures(preset, size) for size in SIZE_SHARES}
     with (folder / "pictures.pkl").open("wb") as file:
         pickle.dump(pictures, file)
+    for size, wanted in pictures.items():
+        shape = (len(wanted), CHANNELS, size[1] // CELL, size[0] // CELL)
+        latents = np.lib.format.open_memmap(_file(folder, size), "w+", np.float16, shape)
+        batch: list[np.ndarray] = []
+        done = 0
+        for k, picture in enumerate(render_all(wanted, processes), start=1):
+            batch.append(picture)
+            if len(batch) == 256 or k == len(wanted):
+                latents[done:k] = codec.encode(np.stack(batch)).half().numpy()
+                batch, done = [], k
+        latents.flush()
+        print(f"data: {done} pictures of {size[0]} x {size[1]}", flush=True)
+
+
+@dataclass
+class Batch:
+    """What one step trains on."""
+
+    latents: torch.Tensor  # (n, 16, h, w)
+    free: torch.Tensor  # (n, 2, rows, columns)
+    captions: list[str]
+    negatives: list[str]  # negative prompts, where guidance is trained
+    changed: torch.Tensor  # (n, 1, h, w): 1 in the cells that the negative prompt changes
 
 
 class Dataset:
@@ -109,39 +176,87 @@ class Dataset:
 
     def __init__(self, folder: Path, seed: int) -> None:
         """Open the files; processes share the latents through the page cache."""
-        self.latents = np.load(folder / "latents.npy", mmap_mode="r")
         with (folder / "pictures.pkl").open("rb") as file:  # a file that we wrote ourselves
-            self.pictures: list[Picture] = pickle.load(file)
+            self.pictures: dict[Size, list[Picture]] = pickle.load(file)
+        self.latents = {size: np.load(_file(folder, size), mmap_mode="r") for size in self.pictures}
         self.rng = random.Random(seed)
         self.np_rng = np.random.default_rng(seed)
-        weights = np.array([self._weight(spec) for spec, _ in self.pictures])
-        sorts = np.array([self._sort(spec) for spec, _ in self.pictures])
+        self.cumulative = {size: self._cumulative(size) for size in self.pictures}
+        # Of each size, and by what was taken out: the places out of which something was taken.
+        self.removals: dict[Size, dict[int, list[int]]] = {size: {} for size in self.pictures}
+        for size, pictures in self.pictures.items():
+            for k, picture in enumerate(pictures):
+                if picture.taken is not None:
+                    self.removals[size].setdefault(picture.taken, []).append(k)
+
+    def _cumulative(self, size: Size) -> np.ndarray:
+        weights = np.array([_weight(picture.spec) for picture in self.pictures[size]])
+        sorts = np.array([_sort(picture) for picture in self.pictures[size]])
         for sort, share in SHARES.items():
             chosen = sorts == sort
             weights[chosen] *= share / weights[chosen].sum()
-        self.cumulative = np.cumsum(weights / weights.sum())
+        weights[sorts == "removal"] = 0
+        return np.cumsum(weights / weights.sum())
 
-    @staticmethod
-    def _sort(spec: Spec) -> str:
-        if isinstance(spec, PlaceSpec):
-            return "place"
-        return "moved" if spec.side or spec.size else "centred"
+    def draw_size(self) -> Size:
+        """Choose the size of the next batch."""
+        return self.rng.choices(list(SIZE_SHARES), list(SIZE_SHARES.values()))[0]
 
-    @staticmethod
-    def _weight(spec: Spec) -> float:
-        return PLACE_WEIGHTS[spec.place] if isinstance(spec, PlaceSpec) else 1.0
+    def _chosen(self, size: Size, count: int) -> list[int]:
+        chosen = np.searchsorted(self.cumulative[size], self.np_rng.random(count))
+        return np.minimum(chosen, len(self.pictures[size]) - 1).tolist()
 
-    def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """Draw latents (n, 16, 32, 32), free variables (n, 2, 8, 8) and fresh captions."""
-        chosen = np.searchsorted(self.cumulative, self.np_rng.random(count))
-        chosen = np.minimum(chosen, len(self.pictures) - 1)
-        latents = torch.from_numpy(self.latents[chosen]).float()
-        specs = [self.pictures[k][0] for k in chosen]
-        # The variables of an object move nothing: draw them anew, so that they teach nothing.
-        free = np.stack(
-            [
-                random_free(self.np_rng) if isinstance(spec, ObjectSpec) else self.pictures[k][1]
-                for spec, k in zip(specs, chosen, strict=True)
-            ]
+    def _batch(self, size: Size, chosen: list[int], negatives: list[str]) -> Batch:
+        pictures = [self.pictures[size][k] for k in chosen]
+        # A place out of which something was taken comes as far behind the whole place as there
+        # are such places; see `training_pictures`.
+        back = sum(map(len, self.removals[size].values()))
+        wholes = [k - back * (self.pictures[size][k].taken is not None) for k in chosen]
+        latents = torch.from_numpy(self.latents[size][chosen]).float()
+        whole = torch.from_numpy(self.latents[size][wholes]).float()
+        return Batch(
+            latents,
+            torch.from_numpy(np.stack([picture.free for picture in pictures])),
+            [caption(picture.spec, self.rng) for picture in pictures],
+            negatives,
+            ((latents - whole).abs().amax(1, keepdim=True) > CHANGE).float(),
         )
-        return latents, torch.from_numpy(free), [caption(spec, self.rng) for spec in specs]
+
+    def draw(self, size: Size, count: int) -> Batch:
+        """Draw pictures and write fresh captions for them."""
+        return self._batch(size, self._chosen(size, count), [])
+
+    def draw_guided(self, size: Size, count: int) -> Batch:
+        """Draw pictures with negative prompts; two in three name something that is taken out."""
+        chosen = self._chosen(size, count)
+        negatives = []
+        for k in range(count):
+            if k % 3:
+                taken = self.rng.choice(list(self.removals[size]))  # rare things as often
+                chosen[k] = self.rng.choice(self.removals[size][taken])
+                thing = REMOVABLES[taken]
+            else:
+                thing = self._absent(self.pictures[size][chosen[k]].spec)
+            negatives.append(negative_words(thing, self.rng))
+        return self._batch(size, chosen, negatives)
+
+    def _absent(self, spec: Spec) -> Removable | None:
+        """Choose something that a picture does not show, or nothing."""
+        thing = self.rng.choice(REMOVABLES)
+        if self.rng.random() < 0.6 or (isinstance(spec, PlaceSpec) and thing.shown(spec)):
+            return None
+        return thing
+
+
+def _sort(picture: Picture) -> str:
+    spec = picture.spec
+    if isinstance(spec, PlaceSpec):
+        return "place" if picture.taken is None else "removal"
+    return "moved" if spec.side or spec.size else "centred"
+
+
+def _weight(spec: Spec) -> float:
+    if not isinstance(spec, PlaceSpec):
+        return 1.0
+    rare = spec.rain or spec.rainbow or spec.aurora or spec.lighthouse
+    return PLACE_WEIGHTS[spec.place] * (RARE_WEIGHT if rare else 1.0)

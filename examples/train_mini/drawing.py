@@ -1,7 +1,7 @@
 """A small canvas and the vector shapes the training pictures are made of.
 
-Everything is drawn in units of a 1024 x 1024 picture whatever the size of the bitmap, so that one
-scene can be rendered at 256 px (to learn layout from) and at 1024 px (to learn detail from).
+Everything is drawn in units whatever the size of the bitmap, so that one scene can be rendered at a
+quarter of a pixel a unit (to learn layout from) and at one pixel a unit (to learn detail from).
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from PIL import Image, ImageDraw, ImageFilter
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
-UNITS = 1024  # the side of every picture, in drawing units
+Size = tuple[int, int]  # width and height, in drawing units
+
+UNITS = 1024  # the side of a picture of the usual size; a unit is a pixel of the largest rendering
+LAMP_SCALE = 1 / 16  # px a unit, before supersampling
 SUPERSAMPLING = 2  # bitmaps are drawn twice as large and box-filtered, for smooth edges
 
 PALETTE: dict[str, Color] = {
@@ -29,6 +32,8 @@ PALETTE: dict[str, Color] = {
     "white": (246, 246, 246),
     "black": (24, 24, 30),
     "cyan": (40, 202, 216),
+    "brown": (128, 78, 42),
+    "gray": (136, 140, 148),
 }
 
 
@@ -43,13 +48,17 @@ def shade(color: Color, factor: float) -> Color:
 
 
 class Canvas:
-    """A square bitmap that is drawn on in units of 1/1024 of its side."""
+    """A bitmap that is drawn on in units, whatever its number of pixels."""
 
-    def __init__(self, pixels: int) -> None:
-        """Open a black canvas that will yield a picture of `pixels` x `pixels`."""
-        self.pixels = pixels
-        self.scale = pixels * SUPERSAMPLING / UNITS
-        self._adopt(Image.new("RGB", (pixels * SUPERSAMPLING,) * 2))
+    def __init__(self, size: Size, scale: float) -> None:
+        """Open a black canvas of so many units that will yield `scale` pixels for each."""
+        self.width, self.height = size
+        self.scale = scale * SUPERSAMPLING
+        self._adopt(Image.new("RGB", (round(size[0] * self.scale), round(size[1] * self.scale))))
+
+    def for_lamps(self) -> Canvas:
+        """Open a black canvas for `add_light`: as large, and coarse, since it will be blurred."""
+        return Canvas((self.width, self.height), LAMP_SCALE)
 
     def _adopt(self, image: Image.Image) -> None:
         self.image = image
@@ -63,8 +72,8 @@ class Canvas:
         start, stop = round(top * self.scale), round(bottom * self.scale)
         share = np.linspace(0.0, 1.0, max(stop - start, 1))[:, None]
         rows = np.asarray(first) * (1 - share) + np.asarray(last) * share
-        side = self.image.size[0]
-        band = np.broadcast_to(rows[:, None, :], (len(rows), side, 3)).astype(np.uint8)
+        across = self.image.size[0]
+        band = np.broadcast_to(rows[:, None, :], (len(rows), across, 3)).astype(np.uint8)
         self.image.paste(Image.fromarray(band), (0, start))
 
     def rectangle(self, x0: float, y0: float, x1: float, y1: float, color: Color) -> None:
@@ -88,25 +97,40 @@ class Canvas:
         """Draw a filled circle around (x, y)."""
         self.ellipse(x, y, radius, radius, color)
 
+    def arch(self, x: float, y: float, radius: float, thickness: float, color: Color) -> None:
+        """Draw the upper half of a ring around (x, y)."""
+        (left, top), (right, bottom) = self._points(
+            [(x - radius, y - radius), (x + radius, y + radius)]
+        )
+        box = (left, top, right, bottom)
+        self._draw.arc(box, 180, 360, fill=color, width=round(thickness * self.scale))
+
     def polygon(self, points: Iterable[Point], color: Color) -> None:
         """Draw a filled polygon."""
         self._draw.polygon(self._points(points), fill=color)
 
     def land(self, heights: Sequence[Point], color: Color) -> None:
         """Fill everything below a line of points that goes from left to right."""
-        self.polygon([(0, UNITS), *heights, (UNITS, UNITS)], color)
+        left, right = heights[0][0], heights[-1][0]
+        self.polygon([(left, self.height), *heights, (right, self.height)], color)
 
     def add_light(self, lamps: Canvas, radius: float, strength: float = 0.9) -> None:
         """Add the blurred picture of some lamps (a glow); `radius` is in drawing units."""
-        side = 128
-        small = lamps.image.resize((side, side), Image.Resampling.BOX)
-        small = small.filter(ImageFilter.GaussianBlur(radius * side / UNITS))
-        light = np.asarray(small.resize(self.image.size, Image.Resampling.BILINEAR), np.float32)
+        blur = ImageFilter.GaussianBlur(radius * lamps.scale)
+        light = lamps.image.filter(blur).resize(self.image.size, Image.Resampling.BILINEAR)
+        light = np.asarray(light, np.float32)
         lit = np.asarray(self.image, np.float32) + light * strength
         self._adopt(Image.fromarray(np.minimum(lit, 255.0).astype(np.uint8)))
 
+    def veil(self, color: Color, middle: float, spread: float, strength: float) -> None:
+        """Blend in a colour, most in the row at a share `middle` of the height."""
+        rows = np.linspace(0.0, 1.0, self.image.size[1], dtype=np.float32)[:, None, None]
+        share = strength * np.exp(-(((rows - middle) / spread) ** 2))
+        veiled = np.asarray(self.image, np.float32) * (1 - share) + np.float32(color) * share
+        self._adopt(Image.fromarray(veiled.astype(np.uint8)))
+
     def to_array(self) -> np.ndarray:
-        """Return the finished picture: uint8 (pixels, pixels, 3)."""
+        """Return the finished picture: uint8 (rows, columns, 3)."""
         return np.asarray(self.image.reduce(SUPERSAMPLING))
 
 

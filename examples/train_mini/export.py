@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from architecture import build_scheduler, build_vae, forget_sizes
+from architecture import build_scheduler, build_vae
 from codec import PatchCodec
 from decoder import start_linear
 from diffusers import StableDiffusionXLPipeline
@@ -20,7 +20,6 @@ BYTES_LIMIT = 14_000_000  # of all weights together
 def build_pipeline(folder: Path) -> StableDiffusionXLPipeline:
     """Build the pipeline from the newest checkpoints in a work folder, in float32."""
     model = load_trained(folder)
-    forget_sizes(model.unet)
     torch.manual_seed(1)
     vae = build_vae()
     start_linear(vae, PatchCodec.load(folder / "codec.npz"))

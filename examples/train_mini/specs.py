@@ -32,6 +32,7 @@ USUAL_COLOR = {
     "flower": "pink",
 }
 USUAL_BACKGROUND = "white"
+USUAL_HOUSES = "red"
 SIDES = ("left", "right", "top", "bottom")
 SIZES = ("small", "big")
 
@@ -66,6 +67,11 @@ class ObjectSpec:
         key = f"{self.kind} {self.color} {self.background}".encode()
         return zlib.crc32(key) % 100 < HELD_OUT_PERCENT
 
+    @property
+    def usual(self) -> bool:
+        """Tell whether a caption may leave out both colours."""
+        return (self.color, self.background) == (USUAL_COLOR[self.kind], USUAL_BACKGROUND)
+
 
 @dataclass(frozen=True)
 class PlaceSpec:
@@ -88,6 +94,11 @@ class PlaceSpec:
     flowers: str = ""  # field only: their colour
     tree: bool = False  # field only
     houses: str = ""  # village only: their colour
+    fog: bool = False
+    rainbow: bool = False  # day only
+    aurora: bool = False  # mountains, on a starry night
+    lighthouse: bool = False  # sea only
+    bare_sky: bool = False  # without the sun or moon that is there by default
 
 
 Spec = ObjectSpec | PlaceSpec
@@ -130,6 +141,10 @@ def sample_place(rng: random.Random) -> PlaceSpec:
     can_snow = place not in ("sea", "desert")
     rain = place == "city" and chance(0.25)
     sun = time == "day" and not rain and chance(0.4)
+    stars = time == "night" and not rain and chance(0.15 if place == "city" else 0.45)
+    houses = ""
+    if place == "village":
+        houses = rng.choice((USUAL_HOUSES, USUAL_HOUSES, "white", "blue", "yellow"))
     return PlaceSpec(
         place=place,
         time=time,
@@ -137,7 +152,7 @@ def sample_place(rng: random.Random) -> PlaceSpec:
         street=place == "city" and chance(0.6 if cyberpunk else 0.4),
         rain=rain,
         snow=can_snow and not rain and chance(0.45 if place in ("mountains", "forest") else 0.2),
-        stars=time == "night" and not rain and chance(0.15 if place == "city" else 0.45),
+        stars=stars,
         clouds=time != "night" and not sun and chance(0.35),
         sun=sun,
         lake=place == "mountains" and chance(0.5),
@@ -149,5 +164,9 @@ def sample_place(rng: random.Random) -> PlaceSpec:
         if place == "field"
         else "",
         tree=place == "field" and chance(0.45),
-        houses=rng.choice(("red", "white", "blue", "yellow")) if place == "village" else "",
+        houses=houses,
+        fog=not rain and not sun and chance(0.12),
+        rainbow=time == "day" and place not in ("city", "forest") and chance(0.15),
+        aurora=place == "mountains" and stars and chance(0.4),
+        lighthouse=place == "sea" and chance(0.3),
     )

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from architecture import TextToLatent, build_vae
 from captions import caption
-from codec import GRID, PIXELS, PatchCodec, shrink
+from codec import CELL, CHANNELS, QUARTER, PatchCodec, shrink
 from coupling import couple
-from dataset import Picture, object_picture, place_picture
+from dataset import SIZE_SHARES, Picture, picture_of, place_picture
 from decoder import decode, start_linear
+from drawing import Size
 from learner import Learner, Rates, Team, put_weights, run_team
 from presets import Preset
-from scenes import render
 from specs import all_objects, moved_objects
 from stage_unet import load_trained
 from torch import nn
@@ -25,14 +25,14 @@ RATES = Rates(muon=0.003, adam=4.5e-4, average_decay=0.99)
 FINETUNE_SCALE = 0.6  # of the rates, when the decoder is good already
 OWN_SHARE = 0.5  # of the pictures of the fine-tuning have latents that the UNet drew
 OBJECT_SHARE = 0.35
-CROP = GRID // 2  # latent cells along a side of a training crop
-PARTS = ("256 px", "crops", "1024 px")
-BATCH_256 = 2
+CROP = 16  # latent cells along a side of a training crop
+PARTS = ("quarter", "crops", "whole")
+BATCH_QUARTER = 2
 LATENT_NOISE = 0.1
 FIRST_SEED = 300_000_000  # far from the seeds of the UNet's data and of the held-out pictures
 
 
-Steps = tuple[int, int, int]  # at 256 px, on crops of 1024 px, on whole pictures
+Steps = tuple[int, int, int]  # at a quarter, on crops of whole pictures, on whole pictures
 
 
 class PictureSource:
@@ -50,42 +50,45 @@ class PictureSource:
         self.rng = random.Random(seed)
         self.objects = [spec for spec in all_objects() if not spec.held_out]
 
-    def draw(self, count: int, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw latents (n, 16, 32, 32) and pictures (n, 3, pixels, pixels) on [-1, 1]."""
-        pictures = [self._picture() for _ in range(count)]
-        arrays = [render(spec, free, pixels) for spec, free in pictures]
+    def draw(self, count: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw latents (n, 16, h, w) and pictures (n, 3, height, width) on [-1, 1] of one size."""
+        size = self.rng.choices(list(SIZE_SHARES), list(SIZE_SHARES.values()))[0]
+        pictures = [self._picture(size) for _ in range(count)]
+        arrays = [picture.render(scale) for picture in pictures]
         truth = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
         if self.model is not None and self.rng.random() < OWN_SHARE:
             # The UNet is told where everything stands, so the renderer's picture is the answer.
             return self._own_latents(pictures), truth
-        latents = self.codec.encode(np.stack([shrink(array) for array in arrays]))
+        if scale == 1:
+            arrays = [shrink(array) for array in arrays]
+        latents = self.codec.encode(np.stack(arrays))
         noise = self.latent_noise * self.rng.random() * torch.randn_like(latents)
         return latents + noise, truth
 
-    def _picture(self) -> Picture:
+    def _picture(self, size: Size) -> Picture:
         seed = FIRST_SEED + self.rng.randrange(10**8)
-        chance = self.rng.random()
-        if chance < 0.7 * OBJECT_SHARE:
-            return object_picture(self.rng.choice(self.objects), seed)
-        if chance < OBJECT_SHARE:
-            return object_picture(moved_objects(self.rng, 1)[0], seed)
-        return place_picture(seed)
+        chance = self.rng.random() / OBJECT_SHARE
+        if chance < 0.7:
+            return picture_of(self.rng.choice(self.objects), seed, size)
+        if chance < 1:
+            return picture_of(moved_objects(self.rng, 1)[0], seed, size)
+        return place_picture(seed, size)
 
     def _own_latents(self, pictures: list[Picture]) -> torch.Tensor:
-        free = torch.from_numpy(np.stack([free for _, free in pictures]))
-        noise = couple(torch.randn(len(pictures), 16, GRID, GRID), free)
-        captions = [caption(spec, self.rng) for spec, _ in pictures]
+        free = torch.from_numpy(np.stack([picture.free for picture in pictures]))
+        width, height = pictures[0].size
+        noise = couple(torch.randn(len(pictures), CHANNELS, height // CELL, width // CELL), free)
+        captions = [caption(picture.spec, self.rng) for picture in pictures]
         return self.model.draw(captions, noise, 4)
 
     def draw_crop(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw a crop of 512 px out of a picture of 1024 px: of two, the one with more edges."""
-        latents, truth = self.draw(1, 1024)
-        scale = truth.shape[-1] // GRID
+        """Draw a crop of 512 px out of a larger picture: of two, the one with more edges."""
+        latents, truth = self.draw(1, 1.0)
         best = (-1.0, latents, truth)
         for _ in range(2):
-            row, column = self.rng.randrange(CROP + 1), self.rng.randrange(CROP + 1)
-            rows = slice(row * scale, (row + CROP) * scale)
-            columns = slice(column * scale, (column + CROP) * scale)
+            row, column = (self.rng.randrange(side - CROP + 1) for side in latents.shape[2:])
+            rows = slice(row * CELL, (row + CROP) * CELL)
+            columns = slice(column * CELL, (column + CROP) * CELL)
             picture = truth[..., rows, columns]
             detail = float((picture[..., ::4, 4::4] - picture[..., ::4, :-4:4]).abs().mean())
             if detail > best[0]:
@@ -96,7 +99,7 @@ class PictureSource:
         """Draw a batch for one part of the training."""
         if part == "crops":
             return self.draw_crop()
-        return self.draw(BATCH_256, PIXELS) if part == "256 px" else self.draw(1, 1024)
+        return self.draw(BATCH_QUARTER, QUARTER) if part == "quarter" else self.draw(1, 1.0)
 
 
 def picture_loss(drawn: torch.Tensor, truth: torch.Tensor, edges: float) -> torch.Tensor:
@@ -134,7 +137,7 @@ def _work(
     errors, since = [], time.time()
     for step in range(start, total):
         part = parts[step]
-        full = part != "256 px"
+        full = part != "quarter"
         latents, truth = source.draw_part(part)
         latents = latents.to(device, torch.bfloat16, memory_format=torch.channels_last)
         truth = truth.to(device)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from architecture import TextToLatent, build_scheduler
-from captions import caption
 from codec import PatchCodec
 from coupling import couple
-from dataset import Dataset, held_out_pictures
-from grid import draw_grid
+from dataset import Batch, Dataset
+from examiner import Examiner
 from learner import Learner, Rates, Team, put_weights, run_team
 from presets import Preset
-from prompts import PROMPTS
-from scenes import render
-from specs import ObjectSpec
 from tokenizer import load_tokenizer
 
 RATES = Rates(muon=0.02, adam=2e-3, average_decay=0.998)
@@ -30,6 +24,13 @@ FIRST_SHARE = 0.55  # of a batch is at t = 999, where everything is decided
 ON_POLICY_SHARE = 0.75  # of the rest starts from the model's own first step
 USUAL_TIMESTEPS = (749, 499, 249)  # where four trailing steps go after 999
 CAPTION_DROPOUT = 0.06
+GUIDED_EVERY = 2  # a step in so many trains guidance too: small batches at each would cost more
+GUIDED_SHARE = 0.4  # of a batch is trained so in addition
+GUIDED_WEIGHT = 0.25  # of its mean error in the loss: guidance makes the gradients louder
+CHANGED_WEIGHT = 6.0  # of the error where a negative prompt takes something out
+GUIDED_STEPS = (1, 1, 1, 2, 2, 3)  # which of the four is trained; see `_train_guided`
+GUIDANCE = (2.0, 3.0, 3.0, 3.0, 4.0)
+USUAL_AREA = 1024 * 1024
 CHANNEL_POWER = 0.7  # the loss weighs a channel by its deviation to this power
 
 
@@ -74,37 +75,94 @@ class UnetTask:
         self.schedule = NoiseSchedule(self.device)
         weights = codec.deviation**CHANNEL_POWER
         self.channels = (weights / weights.mean())[None, :, None, None].to(self.device)
-        self.first = round(batch * FIRST_SHARE)
-        self.own = round((batch - self.first) * ON_POLICY_SHARE)
+        self.turn = 0
         self.errors: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def run(self) -> None:
         """Draw a batch and run forwards and backwards."""
-        device, first = self.device, self.first
-        clean, free, captions = self.data.draw(self.batch)
-        noise = couple(torch.randn_like(clean), free).to(device)
-        clean = clean.to(device)
-        t = torch.full((self.batch,), 999)
-        t[first:] = draw_timesteps(self.batch - first)
-        t = t.to(device)
+        size = self.data.draw_size()
+        # Smaller pictures come in larger batches, so that the processes need not wait for another.
+        count = round(self.batch * min(3.0, USUAL_AREA / (size[0] * size[1])))
+        self._train_plain(self.data.draw(size, count))
+        if self.turn % GUIDED_EVERY == 0:
+            self._train_guided(self.data.draw_guided(size, max(2, round(count * GUIDED_SHARE))))
+        self.turn += 1
+
+    def _encode(self, captions: list[str], kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode captions; where `kept` is 0 the embeddings are zeros, as for an empty prompt."""
         states, pooled = self.model.encode_text(captions)
-        kept = (torch.rand(self.batch, device=device) > CAPTION_DROPOUT).to(states.dtype)
-        states, pooled = states * kept[:, None, None], pooled * kept[:, None]
+        kept = kept.to(states)
+        return states * kept[:, None, None], pooled * kept[:, None]
+
+    def _train_plain(self, batch: Batch) -> None:
+        """Train without guidance: the sampler's first step above all."""
+        device, count = self.device, len(batch.captions)
+        first = round(count * FIRST_SHARE)
+        own = slice(first, first + round((count - first) * ON_POLICY_SHARE))
+        clean = batch.latents.to(device)
+        noise = couple(torch.randn_like(batch.latents), batch.free).to(device)
+        t = torch.full((count,), 999)
+        t[first:] = draw_timesteps(count - first)
+        t = t.to(device)
+        kept = torch.rand(count) > CAPTION_DROPOUT
+        states, pooled = self._encode(batch.captions, kept)
 
         noisy = self.schedule.noisy(clean, noise, t)
         noisy[:first] = noise[:first]  # the sampler starts from pure noise
-        own = slice(first, first + self.own)
         with torch.no_grad():
-            start = torch.full((self.own,), 999, device=device)
+            start = torch.full_like(t[own], 999)
             drawn = self.model.predict(noise[own], start, states[own], pooled[own])
         noisy[own] = self.schedule.after_first_step(drawn, noise[own], t[own])
 
         predicted = self.model.predict(noisy, t, states, pooled)
         square = (predicted - clean).square()
+        self._loss(square, t).backward()
+        self._note(square.detach().mean((1, 2, 3)).cpu(), t.cpu(), kept)
+
+    def _train_guided(self, batch: Batch) -> None:
+        """Train a step of the four-step sampler under guidance, after the steps before it.
+
+        The negative branch is trained through what the sampler makes of both: where the negative
+        prompt names something, the answer is the picture without it, and otherwise the picture as
+        it is without guidance. The positive branch is what it is, for it also draws without
+        guidance. The first step is taken but not trained: out of pure noise the negative branch
+        cannot know the picture, and its error there is large whatever it learns.
+        """
+        count = len(batch.captions)
+        clean = batch.latents.to(self.device)
+        noise = couple(torch.randn_like(batch.latents), batch.free).to(self.device)
+        scales = torch.tensor(GUIDANCE)[torch.randint(len(GUIDANCE), (count, 1, 1, 1))]
+        with torch.no_grad():
+            wanted = self.model.encode_text(batch.captions)
+        said = torch.tensor([bool(words) for words in batch.negatives])
+        unwanted = self._encode(batch.negatives, said)
+
+        def guided(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                positive = self.model.predict(latents, timestep, *wanted)
+            negative = self.model.predict(latents, timestep, *unwanted)
+            return negative + scales.to(positive) * (positive - negative)
+
+        scheduler = build_scheduler()
+        scheduler.set_timesteps(4)
+        latents = noise * scheduler.init_noise_sigma
+        last = self.data.rng.choice(GUIDED_STEPS)
+        with torch.no_grad():
+            for timestep in scheduler.timesteps[:last]:
+                drawn = guided(scheduler.scale_model_input(latents, timestep), timestep)
+                latents = scheduler.step(drawn, timestep, latents).prev_sample
+        timestep = scheduler.timesteps[last]
+        drawn = guided(scheduler.scale_model_input(latents, timestep), timestep)
+        square = (drawn - clean).square()
+        changed = 1 + (CHANGED_WEIGHT - 1) * batch.changed.to(square)
+        weighted = square * changed / changed.mean((1, 2, 3), keepdim=True)
+        (GUIDED_WEIGHT * self._loss(weighted, timestep.expand(count))).backward()
+        self.errors["guided"].append(square.detach().mean().cpu())
+
+    def _loss(self, square: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         # Late steps decide on detail, which is small in the error but not in the eye.
-        late = 1 + 2.7 * (1 - t / 1000).square()
-        (square * self.channels * late[:, None, None, None]).mean().backward()
-        self._note(square.detach().mean((1, 2, 3)).cpu(), t.cpu(), kept.cpu() > 0)
+        late = 1 + 2.7 * (1 - t.to(square) / 1000).square()
+        return (square * self.channels * late[:, None, None, None]).mean()
 
     def _note(self, errors: torch.Tensor, t: torch.Tensor, kept: torch.Tensor) -> None:
         for timestep in (999, *USUAL_TIMESTEPS):
@@ -116,49 +174,7 @@ class UnetTask:
         """Say the mean squared error by timestep since the last report."""
         parts = [f"{k} {torch.stack(v).mean():.3f}" for k, v in sorted(self.errors.items())]
         self.errors.clear()
-        return "  ".join(reversed(parts))
-
-
-class Examiner:
-    """Looks at the averaged weights now and then: a grid of pictures, and held-out errors."""
-
-    def __init__(self, folder: Path, device: str, count: int) -> None:
-        """Render the held-out pictures once."""
-        self.folder = folder
-        self.codec = PatchCodec.load(folder / "codec.npz")
-        self.model = TextToLatent(load_tokenizer(folder / "tokenizer")).to(device).eval()
-        pictures = held_out_pictures(count)
-        rng = random.Random(3)
-        self.captions = [caption(spec, rng) for spec, _ in pictures]
-        self.is_object = torch.tensor([isinstance(spec, ObjectSpec) for spec, _ in pictures])
-        drawn = np.stack([render(spec, free, 256) for spec, free in pictures])
-        self.truth = self.codec.encode(drawn)
-        noise = torch.randn(self.truth.shape, generator=torch.Generator().manual_seed(4))
-        free = torch.from_numpy(np.stack([free for _, free in pictures]))
-        self.noise = couple(noise, free).to(device)
-        self.grid_noise = torch.cat(
-            [
-                torch.randn(1, *self.truth.shape[1:], generator=torch.Generator().manual_seed(k))
-                for k in range(len(PROMPTS))
-            ]
-        ).to(device)
-
-    def look(self, weights: torch.Tensor, name: str) -> str:
-        """Write a grid of pictures and return the held-out figures in words."""
-        put_weights(self.model, weights)
-        words = []
-        for steps in (1, 4):
-            drawn = self.model.draw(self.captions, self.noise, steps).cpu()
-            square = (drawn - self.truth).square().mean((2, 3))
-            pixels = (square * self.codec.deviation**2).sum(1) / 192 / 4  # of a range of 1
-            psnr = [
-                -10 * float(pixels[m].mean().log10()) for m in (self.is_object, ~self.is_object)
-            ]
-            figures = f"mse {square.mean():.3f} objects {psnr[0]:.1f} dB places {psnr[1]:.1f} dB"
-            words.append(f"{steps} step {figures}")
-        latents = self.model.draw(list(PROMPTS), self.grid_noise, 4)
-        draw_grid(self.codec.decode(latents), PROMPTS).save(self.folder / f"grid-{name}.jpg")
-        return "  |  ".join(words)
+        return "  ".join(parts[::-1])
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from codec import PatchCodec
 from dataset import render_all, training_pictures, write_dataset
 from export import export
 from presets import PRESETS, Preset
+from specs import PlaceSpec
 from stage_decoder import train_decoder
 from stage_encoder import train_encoder
 from stage_unet import train_unet
@@ -43,8 +44,8 @@ def fit_codec(folder: Path, preset: Preset, processes: int) -> None:
     """Render some pictures and fit the linear codec to them."""
     rng = random.Random(3)
     pictures = training_pictures(preset)
-    places = pictures[-preset.scenes :]
-    objects = pictures[: -preset.scenes]
+    places = [picture for picture in pictures if isinstance(picture.spec, PlaceSpec)]
+    objects = [picture for picture in pictures if not isinstance(picture.spec, PlaceSpec)]
     count = preset.codec_pictures // 3
     chosen = rng.sample(objects, min(count, len(objects))) + rng.sample(places, 2 * count)
     codec = PatchCodec.fit(np.stack(list(render_all(chosen, processes))))

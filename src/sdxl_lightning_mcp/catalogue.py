@@ -239,8 +239,8 @@ MINI = Model(
     summary=(
         "A very small model of SDXL's architecture that runs on any machine. It draws cities, "
         "cyberpunk streets, seas, deserts, mountains, forests, fields and villages by day, at "
-        "sunset or at night, and single plain objects on plain backgrounds; other words it does "
-        "not know."
+        "sunset or at night, and, best at 1024x1024, single plain objects on plain backgrounds; "
+        "other words it does not know."
     ),
     native_size=1024,
     sizes=((1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (768, 768)),
@@ -257,9 +257,9 @@ MINI = Model(
             + _files(
                 MINI_FOLDER,
                 """
-                a4cebb8b11a62e5d7bf1bca0fcf836456c7080277713642b119409d5e8174e5c   288920 text_encoder   text_encoder/model.safetensors
-                69990edcc5f1587a1d25f7ca037631024d9db633e12cfb369351a8e5e1c98252   869672 text_encoder_2 text_encoder_2/model.safetensors
-                42ef56112d945bd1fe2b970b6c6e3f3b2c55fb76a054e7f06fb92bfebb7c3fcf 10427304 unet           unet/diffusion_pytorch_model.safetensors
+                d6c81fa757e5f14a9c535c84841d76ccd6e6bd59f881e282e73025de2f8f6d7f   288920 text_encoder   text_encoder/model.safetensors
+                ec488aad2b4350f417575921bd74b0651aec034039b46ed9642bdf0c92ef1ba6   869672 text_encoder_2 text_encoder_2/model.safetensors
+                24a8f5391ed64c49c36c581ef8b88310adb223e683c57a689b0c2d9cd2ba572b 10427304 unet           unet/diffusion_pytorch_model.safetensors
                 2ccce0e6f72877da520abb449703336b6b17388cf109f83cc6637fda168740d2  2319422 vae            vae/diffusion_pytorch_model.safetensors
                 """,
             ),
@@ -267,6 +267,8 @@ MINI = Model(
             guidance=0.0,
             prediction_type="sample",
             license=APACHE,
+            # Negative prompts were trained at 2 to 4.
+            bears_guidance=4.0,
             # It learnt from captions of one chunk.
             prompt_chunks=1,
         ),

@@ -116,8 +116,9 @@ class Lora:
 class Checkpoint:
     """Weights, and the facts of sampling that belong to them.
 
-    `steps` and `guidance` are what the weights were made for. `prediction_type` is diffusers' word
-    for what the UNet predicts, `spacing` that for how the timesteps are laid out.
+    `steps` and `guidance` are what the weights were made for; what is made without guidance bears
+    it up to `bears_guidance`. `prediction_type` is diffusers' word for what the UNet predicts,
+    `spacing` that for how the timesteps are laid out.
     `prompt_chunks` times 75 tokens of a prompt are read.
     """
 
@@ -128,6 +129,7 @@ class Checkpoint:
     prediction_type: PredictionType
     license: License
     spacing: Spacing = "trailing"
+    bears_guidance: float = 1.0
     loras: tuple[Lora, ...] = ()
     prompt_chunks: int = 3
 

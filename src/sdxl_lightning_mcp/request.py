@@ -279,9 +279,11 @@ def _notes(parameters: Parameters, model: Model) -> list[str]:
         notes.append(
             f"{checkpoint.name} is made for {checkpoint.steps} steps; {steps} were asked for.{cure}"
         )
-    if checkpoint.guidance <= 1 < guidance:
+    most = _tidy(checkpoint.bears_guidance)
+    if checkpoint.guidance <= 1 and guidance > most:
+        made = "without guidance" if most <= 1 else f"for guidance up to {most}"
         notes.append(
-            f"{checkpoint.name} is made without guidance; {guidance} was asked for, which can "
-            "spoil the picture."
+            f"{checkpoint.name} is made {made}; {guidance} was asked for, which can spoil the "
+            "picture."
         )
     return notes
