@@ -111,7 +111,7 @@ def training_pictures(preset: Preset, size: Size = USUAL_SIZE) -> list[Picture]:
     centred = [spec for spec in all_objects() if not spec.held_out]
     objects = OBJECT_COPIES * centred
     rng.shuffle(objects)
-    objects = objects[: min(len(objects) // part, preset.scenes)]
+    objects = objects[: min(len(objects) // part, scenes)]
     objects += preset.usual_copies // part * [spec for spec in centred if spec.usual]
     objects += moved_objects(rng, moved)
     pictures = [picture_of(spec, first + k, size) for k, spec in enumerate(objects)]
