@@ -10,7 +10,7 @@ demo: .venv/installed ## make a picture from a prompt and say where it is
 		--seed 7 --output-dir pictures
 
 test: lint ## everything that must hold before a commit
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
