@@ -26,6 +26,7 @@ figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers --pictures 500 \
 		--json benchmarks/bench.json --plot docs/speed.png
 	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
+	$(BIN)/python benchmarks/acceleration.py --json benchmarks/acceleration.json
 	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
 	$(BIN)/python scripts/write_docs.py
 

@@ -42,7 +42,11 @@ def documents() -> dict[Path, str]:
     readme = _filled(
         ROOT / "README.md", settings=settings_table(), figures=figures_table(*measured, only=TOLD)
     )
-    performance = _filled(ROOT / "docs" / "performance.md", figures=figures_table(*measured))
+    performance = _filled(
+        ROOT / "docs" / "performance.md",
+        figures=figures_table(*measured),
+        acceleration=figures_table(BENCHMARKS / "acceleration.json"),
+    )
     models = _filled(
         ROOT / "docs" / "models.md", **{"full size": figures_table(BENCHMARKS / "full_size.json")}
     )

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from sdxl_lightning_mcp.catalogue import TAESDXL
 from sdxl_lightning_mcp.errors import SettingsError
-from sdxl_lightning_mcp.settings import Settings
+from sdxl_lightning_mcp.server import choose_model
+from sdxl_lightning_mcp.settings import Settings, Speed
 
 
 def test_without_an_environment_every_setting_has_its_default() -> None:
@@ -33,6 +35,24 @@ def test_each_setting_is_read_from_its_variable() -> None:
         max_batch=2,
         log_level="debug",
     )
+
+
+def test_exact_pictures_are_never_made_together_so_that_asking_for_both_is_refused() -> None:
+    assert Settings.load({}, speed="Exact", max_batch=1).speed is Speed.EXACT
+    with pytest.raises(SettingsError, match=r"^speed: exact computes every picture alone"):
+        Settings.load({"SDXL_LIGHTNING_MAX_BATCH": "4"}, speed="exact")
+
+
+def test_a_speed_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(SettingsError, match=r"--speed: got 'turbo'.*'exact', 'normal', 'fast'"):
+        Settings.load({}, speed="turbo")
+
+
+def test_draft_brings_the_tiny_vae_where_the_model_can_have_it() -> None:
+    model = choose_model(Settings.load({}, model="sd-xl-lightning", speed="draft", device="cpu"))
+    assert model.checkpoint.file("vae-tiny") == TAESDXL[0]
+    with pytest.raises(SettingsError, match="mini has latents of its own"):
+        choose_model(Settings.load({}, model="mini", speed="draft"))
 
 
 def test_a_flag_wins_over_the_environment() -> None:

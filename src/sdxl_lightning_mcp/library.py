@@ -10,7 +10,7 @@ from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.run import Failed, Finished, new_run_id
 from sdxl_lightning_mcp.selection import on_disk, select
-from sdxl_lightning_mcp.settings import visible_gpus
+from sdxl_lightning_mcp.settings import Settings, Speed, visible_gpus
 
 if TYPE_CHECKING:
     from sdxl_lightning_mcp.engine.engine import Engine
@@ -60,6 +60,7 @@ def load(
     *,
     loras: Sequence[str] = (),
     vae: str = "default",
+    speed: str = "normal",
     device: str = "auto",
     tell: Callable[[Transfer], None] = lambda transfer: None,
 ) -> LoadedModel:
@@ -71,6 +72,7 @@ def load(
         model: auto, a name of the catalogue, a folder in diffusers' layout, a .safetensors file.
         loras: Files or names of LoRAs to add, each with `:scale` behind it if that is not 1.
         vae: default, or tiny for TAESDXL.
+        speed: exact, normal, fast or draft, as --speed.
         device: auto, cuda, cuda:1, mps or cpu, as torch numbers them.
         tell: Is told how far fetching and checking are.
 
@@ -80,6 +82,8 @@ def load(
         DeviceMemoryError: The device has too little memory.
         SettingsError: That device is not here, or the parts do not go together.
     """
+    settings = Settings.load({}, speed=speed)
+    vae = "tiny" if settings.speed is Speed.DRAFT else vae
     found = select(model, loras, vae, device, visible_gpus())
     files = found.checkpoint.all_files
     fetch(files, tell, found.selector)
@@ -88,5 +92,5 @@ def load(
     from sdxl_lightning_mcp.engine.sdxl import Sdxl
     from sdxl_lightning_mcp.engine.tuning import tune
 
-    sdxl = Sdxl.open(found.checkpoint, tune(device), found.checkpoints)
+    sdxl = Sdxl.open(found.checkpoint, tune(device, settings.speed), found.checkpoints)
     return LoadedModel(found, Engine(sdxl))

@@ -9,7 +9,7 @@ from sdxl_lightning_mcp.hardware import accelerators
 from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.selection import select
-from sdxl_lightning_mcp.settings import Settings, visible_gpus
+from sdxl_lightning_mcp.settings import Settings, Speed, visible_gpus
 from sdxl_lightning_mcp.store import Store
 
 
@@ -19,7 +19,8 @@ def choose_model(settings: Settings) -> Model:
     Raises:
         UnknownModelError, WeightsError, SettingsError: As `select`.
     """
-    return select(settings.model, settings.lora, settings.vae, settings.device, visible_gpus())
+    vae = "tiny" if settings.speed is Speed.DRAFT else settings.vae
+    return select(settings.model, settings.lora, vae, settings.device, visible_gpus())
 
 
 def choose_devices(settings: Settings) -> tuple[Device, ...]:
@@ -45,6 +46,7 @@ def open_runner(
         model,
         Store(settings.output_dir),
         devices=devices or choose_devices(settings),
+        speed=settings.speed,
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         idle_seconds=settings.idle_minutes * 60 or None,

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,15 @@ from sdxl_lightning_mcp.errors import SettingsError
 
 PREFIX = "SDXL_LIGHTNING_"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
+
+
+class Speed(StrEnum):
+    """How much a picture may differ from the exact one, for the sake of speed."""
+
+    EXACT = "exact"
+    NORMAL = "normal"
+    FAST = "fast"
+    DRAFT = "draft"
 
 
 class Settings(BaseModel):
@@ -38,6 +48,15 @@ class Settings(BaseModel):
     vae: Literal["default", "tiny"] = Field(
         "default", description="tiny decodes with TAESDXL: faster, in less memory, less detailed."
     )
+    speed: Speed = Field(
+        Speed.NORMAL,
+        description=(
+            "exact computes every picture alone, and bit for bit the same each time; normal is "
+            "equal to it up to rounding; fast also rounds more where the device gains by that "
+            "(8-bit numbers on GPUs that multiply them, a compiled decoder on a CPU); draft is "
+            "fast with --vae tiny."
+        ),
+    )
     output_dir: Path | None = Field(
         None, description="Where pictures go; else sdxl-lightning in your pictures folder."
     )
@@ -57,13 +76,13 @@ class Settings(BaseModel):
         description="The most bytes of the JPEG a tool result carries; the file is always whole.",
     )
     max_queue: int = Field(32, ge=1, le=10_000, description="How many runs may wait.")
-    max_batch: int = Field(
-        1,
+    max_batch: int | None = Field(
+        None,
         ge=1,
         le=16,
         description=(
             "The most runs that share one UNet call; up to how many it is worth it, the device "
-            "learns. With 1 a picture is bitwise repeatable; with more it is so up to rounding."
+            "learns. Left out it is 8 on an NVIDIA GPU and 1 elsewhere; exact is always 1."
         ),
     )
     idle_minutes: float = Field(
@@ -96,7 +115,7 @@ class Settings(BaseModel):
             )
         return joined
 
-    @field_validator("device", "vae", "log_level", mode="before")
+    @field_validator("device", "vae", "speed", "log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -117,13 +136,19 @@ class Settings(BaseModel):
         flags = {name: value for name, value in flags.items() if value not in (None, "", [])}
         values |= flags
         try:
-            return cls.model_validate(values)
+            settings = cls.model_validate(values)
         except ValidationError as error:
             lines = [
                 _explain(str(problem["loc"][0]), problem["msg"], problem["input"], flags)
                 for problem in error.errors(include_url=False)
             ]
             raise SettingsError("\n".join(lines)) from None
+        if settings.speed is Speed.EXACT and (settings.max_batch or 1) > 1:
+            raise SettingsError(
+                f"speed: exact computes every picture alone, and {PREFIX}MAX_BATCH asks for "
+                f"{settings.max_batch} together. Leave one of the two out."
+            )
+        return settings
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from sdxl_lightning_mcp.checkpoint import Checkpoint, Lora, WeightFile
 from sdxl_lightning_mcp.engine.sdxl import Sample, Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU
+from sdxl_lightning_mcp.engine.weights import Networks, build_networks, fill_networks
 from sdxl_lightning_mcp.errors import WeightsError
 from sdxl_lightning_mcp.inspection import inspect
 from sdxl_lightning_mcp.own import own_file, own_folder
@@ -160,12 +161,13 @@ def test_an_all_in_one_files_own_vae_is_used_where_no_other_is_given(
 
 @pytest.mark.parametrize("naming", ["diffusers", "sgm", "peft"])
 def test_a_lora_is_added_exactly_however_its_modules_are_named(
-    tmp_path: Path, repositories: Path, base: Sdxl, naming: str
+    tmp_path: Path, repositories: Path, naming: str
 ) -> None:
     file = tmp_path / "lora.safetensors"
     synthetic.write_lora(file, seed=2, alpha=32.0, rank=4, naming=naming, text_encoders=True)
     lora = Lora(WeightFile("lora", file.name, tmp_path), scale=0.5)
-    changed = Sdxl.open(small_model(repositories).variants[0].with_loras([lora]), FLOAT32_CPU)
+    plain = small_model(repositories).variants[0]
+    base, changed = filled(plain), filled(plain.with_loras([lora]))
     deltas = synthetic.lora_deltas(seed=2, alpha=32.0, rank=4, text_encoders=True)
     assert len(deltas) == 1052
     for name, delta in deltas.items():
@@ -173,15 +175,22 @@ def test_a_lora_is_added_exactly_however_its_modules_are_named(
         assert torch.allclose(after, before + 0.5 * delta, rtol=0, atol=1e-6), name
 
 
-def weight(sdxl: Sdxl, name: str) -> torch.Tensor:
+def filled(checkpoint: Checkpoint) -> Networks:
+    """Networks with their weights, before layers are joined."""
+    networks = build_networks(checkpoint)
+    fill_networks(networks, checkpoint, FLOAT32_CPU)
+    return networks
+
+
+def weight(networks: Networks, name: str) -> torch.Tensor:
     part, _, module = name.partition(".")
-    encoder, encoder_2 = sdxl.held.networks.text_encoders
+    encoder, encoder_2 = networks.text_encoders
     if part == "text_encoder":
         return encoder.get_submodule(module.removeprefix("text_model.")).weight
-    return (sdxl.held.networks.unet if part == "unet" else encoder_2).get_submodule(module).weight
+    return (networks.unet if part == "unet" else encoder_2).get_submodule(module).weight
 
 
-def test_two_loras_add_up(tmp_path: Path, repositories: Path, base: Sdxl) -> None:
+def test_two_loras_add_up(tmp_path: Path, repositories: Path) -> None:
     loras = []
     for seed, scale in ((2, 1.0), (3, -0.25)):
         synthetic.write_lora(tmp_path / f"{seed}.safetensors", seed=seed)
@@ -190,8 +199,9 @@ def test_two_loras_add_up(tmp_path: Path, repositories: Path, base: Sdxl) -> Non
     assert checkpoint.name == "small_base + 2 + 3:-0.25"
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     deltas = [synthetic.lora_deltas(seed=seed)[name] for seed in (2, 3)]
+    base = filled(small_model(repositories).variants[0])
     both = weight(base, name) + deltas[0] - 0.25 * deltas[1]
-    assert torch.allclose(weight(Sdxl.open(checkpoint, FLOAT32_CPU), name), both, atol=1e-6)
+    assert torch.allclose(weight(filled(checkpoint), name), both, atol=1e-6)
 
 
 def test_a_lora_for_another_architecture_is_refused_with_what_does_not_fit(

@@ -56,7 +56,13 @@ def by_tool(client: Client, plan: Plan) -> Draw:
 def open_engine(settings: Settings) -> LoadedModel:
     """The engine in this process; what was let go before is gone first."""
     release(settings.device)
-    return load(settings.model, loras=settings.lora, vae=settings.vae, device=settings.device)
+    return load(
+        settings.model,
+        loras=settings.lora,
+        vae=settings.vae,
+        speed=settings.speed,
+        device=settings.device,
+    )
 
 
 def release(device: str) -> None:

@@ -4,6 +4,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -13,7 +14,7 @@ from sdxl_lightning_mcp.engine.memory import is_out_of_memory
 from sdxl_lightning_mcp.engine.policy import BatchSizes, next_call
 from sdxl_lightning_mcp.engine.sdxl import Sample, Sdxl
 from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
-from sdxl_lightning_mcp.image import encode
+from sdxl_lightning_mcp.image import GeneratedImage, encode
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Admitted, Canceled, Failed, Finished, RunEvent, Stepped
 
@@ -30,6 +31,8 @@ class _Entry:
     sample: Sample | None = None
     # Whether the first try ran out of memory.
     second_try: bool = False
+    # The picture on its way into a JPEG, beside the device's next steps.
+    encoding: Future[GeneratedImage] | None = None
 
     @property
     def size(self) -> tuple[str, int, int]:
@@ -40,17 +43,23 @@ class _Entry:
 class Engine:
     """Carries out runs on one device; several can be under way, each at its own step.
 
-    `max_batch` samples at most share a UNet call, and no more than are worth it. With 1, every
-    picture is computed alone and is bitwise repeatable; with more, a picture equals the one made
-    alone up to rounding. An `estimator` tells beforehand how long a run will take.
+    `max_batch` samples at most share a UNet call, as many as the device's tuning says unless told,
+    and no more than are worth it. With 1, every picture is computed alone; with more, a picture
+    equals the one made alone up to rounding. An `estimator` tells beforehand how long a run will
+    take.
     """
 
-    def __init__(self, sdxl: Sdxl, max_batch: int = 1, estimator: Estimator | None = None) -> None:
+    def __init__(
+        self, sdxl: Sdxl, max_batch: int | None = None, estimator: Estimator | None = None
+    ) -> None:
         self.sdxl = sdxl
+        self.max_batch = max_batch or sdxl.tuning.together
         self.estimator = estimator
-        self._sizes = BatchSizes(max_batch)
+        self._sizes = BatchSizes(self.max_batch)
+        self._way = sdxl.held.way
         self._runs: list[_Entry] = []
         self._arrivals = count()
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="jpeg")
 
     @property
     def idle(self) -> bool:
@@ -70,10 +79,11 @@ class Engine:
 
     def turn(self) -> Iterator[RunEvent]:
         """One turn of the loop; says what happened as it happens."""
-        chosen = next_call(self._runs, self._sizes)
+        chosen = next_call([entry for entry in self._runs if not entry.encoding], self._sizes)
         yield from self.admit(chosen)
         yield from self.step(chosen)
-        yield from self.finish(chosen)
+        yield from self.decode(chosen)
+        yield from self.finish()
 
     def admit(self, chosen: list[_Entry]) -> Iterator[RunEvent]:
         """Begins with those that are not begun yet, one by one: none waits for another's prompt."""
@@ -110,6 +120,9 @@ class Engine:
         except Exception as error:
             caught = error
         else:
+            if self._way != self.sdxl.held.way:
+                self._way = self.sdxl.held.way
+                self._sizes.forget()
             if all(sample.negative is None for _, sample in begun):
                 # Guidance doubles a sample's rows, which would be taken for slowness.
                 self._sizes.learn(begun[0][0].size, len(begun), time.perf_counter() - started)
@@ -123,7 +136,7 @@ class Engine:
             return
         yield from self._recover([entry for entry, _ in begun], caught)
 
-    def finish(self, chosen: list[_Entry]) -> Iterator[RunEvent]:
+    def decode(self, chosen: list[_Entry]) -> Iterator[RunEvent]:
         """Decodes what is denoised, one picture at a time, so that none waits for another."""
         for entry in chosen:
             sample = entry.sample
@@ -131,14 +144,36 @@ class Engine:
                 continue
             try:
                 picture = self.sdxl.decode(sample)
-                image = encode(picture, sample.parameters, datetime.now(UTC), sample.notes)
             except Exception as error:
                 caught = error
             else:
-                self._runs.remove(entry)
-                yield Finished(entry.run_id, image)
+                created = datetime.now(UTC)
+                # A thread: the processor encodes while the device goes on.
+                entry.encoding = self._encoder.submit(
+                    encode, picture, sample.parameters, created, sample.notes
+                )
+                entry.sample = None
                 continue
             yield from self._recover([entry], caught)
+
+    def finish(self) -> Iterator[RunEvent]:
+        """Hands over the pictures that are encoded; waits for one where nothing else is to do."""
+        encoding = [entry for entry in self._runs if entry.encoding]
+        if encoding and len(encoding) == len(self._runs):
+            wait(
+                [entry.encoding for entry in encoding if entry.encoding],
+                return_when=FIRST_COMPLETED,
+            )
+        for entry in encoding:
+            assert entry.encoding is not None
+            if not entry.encoding.done():
+                continue
+            self._runs.remove(entry)
+            error = entry.encoding.exception()
+            if isinstance(error, Exception):
+                yield Failed(entry.run_id, _failure(error))
+            else:
+                yield Finished(entry.run_id, entry.encoding.result())
 
     def _recover(self, entries: list[_Entry], error: Exception) -> Iterator[RunEvent]:
         """Begins runs anew, once, where memory ran out and less can be held; else they failed.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdxl_lightning_mcp.engine.acceleration.attention import context
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.weights import build_networks
 from sdxl_lightning_mcp.request import Parameters
@@ -44,6 +45,7 @@ class Estimator:
         unet: Any = self._sdxl.held.networks.unet
         inputs = self._inputs(PROBE_SIDE, PROBE_SIDE, self._sdxl.tuning.device)
         with torch.inference_mode():
+            inputs["encoder_hidden_states"] = context(unet, inputs["encoder_hidden_states"])
             # The first call pays for much that later ones do not.
             unet(**inputs)
             started = time.perf_counter()

@@ -1,7 +1,9 @@
 """How much of a model lies on the device: memory tiers, and moving weights to the host and back."""
 
+import ctypes
 import gc
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,6 +21,8 @@ MARGIN = 500e6
 # decoder at 1024x1024 holds 1.5 GiB in half precision.
 DECODER_PEAK = 6
 NATIVE_PIXELS = 1024 * 1024
+# glibc keeps what a worker told it to keep; other systems give back by themselves.
+_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 TILE = 512
 
 
@@ -122,6 +126,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release_memory(device: torch.device) -> None:
     """Gives back what torch keeps for later."""
     gc.collect()
+    if hasattr(_C_LIBRARY, "malloc_trim"):
+        _C_LIBRARY.malloc_trim(0)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         # Pinned blocks are kept for later, too, and are rounded up to powers of two.

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdxl_lightning_mcp.checkpoint import Checkpoint
+from sdxl_lightning_mcp.engine.acceleration.attention import context
 from sdxl_lightning_mcp.engine.holding import Holding
 from sdxl_lightning_mcp.engine.memory import release_memory
 from sdxl_lightning_mcp.engine.prompts import CHUNK
@@ -27,17 +28,19 @@ from sdxl_lightning_mcp.request import Parameters
 LARGE = 500_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Conditioning:
     """What the UNet is told about one picture.
 
     `tokens`: (1, 77 x chunks, width of both text encoders). `pooled`: (1, width of the second's
-    projection). `sizes`: (1, 6), SDXL's micro-conditioning.
+    projection). `sizes`: (1, 6), SDXL's micro-conditioning. `context` is what the UNet makes of
+    the tokens, once it was asked: the same for every step.
     """
 
     tokens: Tensor
     pooled: Tensor
     sizes: Tensor
+    context: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -182,18 +185,15 @@ class Sdxl:
         """
         vae: Any = self.held.networks.vae
         latents = (sample.latents / vae.config.scaling_factor).to(vae.dtype)
-        pixels = vae.decode(latents, return_dict=False)[0][0].float()
-        # A sum is not a number where one of its parts is none, and needs no tensor of flags.
-        if not bool(torch.isfinite(pixels.sum())):
+        levels, total = self.held.execution.decode(latents)
+        if not bool(torch.isfinite(total)):
             raise RunFailedError(
                 "The picture came out as not-a-number; the weights do not suit this data type "
                 f"({vae.dtype}) or are broken."
             )
-        # In place: at this size every new tensor costs as much as the arithmetic.
-        levels = pixels.div_(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         if not bool(levels.any()):
             raise RunFailedError("The picture came out all black; it is not kept.")
-        picture = Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), "RGB")
+        picture = Image.fromarray(levels.cpu().numpy(), "RGB")
         width, height = sample.parameters.width, sample.parameters.height
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         return picture.crop((left, top, left + width, top + height))
@@ -204,19 +204,20 @@ class Sdxl:
         """The UNet's predictions in float32, one for each row."""
         latents = torch.cat([sample.latents for sample in rows])
         timesteps = torch.stack([sample.schedule.timesteps[sample.step] for sample in rows])
-        unet: Any = self.held.networks.unet
-        return unet(
+        contexts: list[Tensor] = []
+        for one in told:
+            if one.context is None:
+                one.context = context(self.held.networks.unet, one.tokens)
+            contexts.append(one.context)
+        return self.held.execution.unet(
             scale_input(latents, self._levels(rows, 0)).to(
                 self.tuning.dtype, memory_format=self.tuning.memory_format
             ),
             timesteps.to(self.tuning.device),
-            encoder_hidden_states=torch.cat([one.tokens for one in told]),
-            added_cond_kwargs={
-                "text_embeds": torch.cat([one.pooled for one in told]),
-                "time_ids": torch.cat([one.sizes for one in told]),
-            },
-            return_dict=False,
-        )[0].float()
+            torch.cat(contexts),
+            torch.cat([one.pooled for one in told]),
+            torch.cat([one.sizes for one in told]),
+        ).float()
 
     def _levels(self, samples: list[Sample], ahead: int) -> Tensor:
         """The samples' noise levels now or after the next step, (B, 1, 1, 1)."""

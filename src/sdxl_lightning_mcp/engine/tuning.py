@@ -1,22 +1,48 @@
-"""What this device gets: device, data type, memory layout."""
+"""What this device gets: data type, memory layout, and what makes it faster."""
 
+import os
 import platform
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdxl_lightning_mcp.engine.memory import Tier
 from sdxl_lightning_mcp.errors import SettingsError
+from sdxl_lightning_mcp.settings import Speed
+
+# The first generation that multiplies 8-bit floating point numbers (Ada), and cuDNN's order:
+# its attention is the fastest on Hopper (arXiv 2407.08608, figure 5) but for an extra package.
+FLOAT8_SINCE = (8, 9)
+ATTENTION = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+TOGETHER_ON_CUDA = 8
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the networks lie on the device."""
+    """How the networks lie on the device, and how they are called.
+
+    `together` is how many samples may share a UNet call. `compiled` are the parts that are compiled
+    in the background, `graphs` is whether calls are replayed as CUDA graphs, `float8` whether the
+    UNet's large linear layers are rounded to 8 bits.
+    """
 
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format
     tier: Tier = Tier.RESIDENT
+    speed: Speed = Speed.NORMAL
+    together: int = 1
+    compiled: tuple[str, ...] = ()
+    graphs: bool = False
+    float8: bool = False
 
     def __str__(self) -> str:
         name = (
@@ -26,7 +52,18 @@ class Tuning:
         )
         data_type = str(self.dtype).removeprefix("torch.")
         where = "" if self.device.type == "cpu" else f", {self.tier}"
-        return f"{name}, {data_type}, torch {torch.__version__}{where}"
+        faster = [*(f"compiled {part}" for part in self.compiled)]
+        faster += ["CUDA graphs"] * self.graphs + ["8-bit linear layers"] * self.float8
+        speed = "" if self.speed is Speed.NORMAL else f", {self.speed}"
+        used = f" ({', '.join(faster)})" if faster else ""
+        return f"{name}, {data_type}, torch {torch.__version__}{where}{speed}{used}"
+
+    def at(self, tier: Tier) -> "Tuning":
+        """With less on the device: what makes it faster takes memory, too."""
+        if tier is Tier.RESIDENT:
+            return replace(self, tier=tier)
+        small = self.float8 and tier < Tier.STREAMED
+        return replace(self, tier=tier, together=1, compiled=(), graphs=False, float8=small)
 
     def vae_dtype(self, stays_in_float16: bool) -> torch.dtype:
         """The VAE's data type: SDXL's own one leaves float16's range and gives black pictures."""
@@ -38,7 +75,7 @@ class Tuning:
         return torch.bfloat16 if halves else torch.float32
 
 
-def tune(wanted: str = "auto") -> Tuning:
+def tune(wanted: str = "auto", speed: Speed = Speed.NORMAL) -> Tuning:
     """Chooses for `wanted`: auto, cuda, cuda:1, mps or cpu. auto is the first that is here.
 
     On a CPU bfloat16 only where the processor multiplies it; elsewhere torch imitates it, slower
@@ -64,7 +101,42 @@ def tune(wanted: str = "auto") -> Tuning:
         dtype = torch.bfloat16 if fast else torch.float32
     else:
         dtype = torch.float16
-    return Tuning(torch.device(name), dtype, torch.channels_last)
+    device, free = torch.device(name), speed in (Speed.FAST, Speed.DRAFT)
+    tuning = Tuning(device, dtype, torch.channels_last, speed=speed)
+    if speed is Speed.EXACT:
+        _repeat_bit_for_bit()
+    if device.type == "cuda" and speed is not Speed.EXACT:
+        torch.backends.cudnn.benchmark = True
+        # GeForce adds 16-bit products up in 16 bits at twice the rate of in 32.
+        halves = free and "GeForce" in torch.cuda.get_device_name(device)
+        torch.backends.cuda.matmul.allow_fp16_accumulation = halves
+        return replace(
+            tuning,
+            together=TOGETHER_ON_CUDA,
+            compiled=("unet", "decoder"),
+            graphs=True,
+            float8=free and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE,
+        )
+    if device.type == "cpu" and free:
+        return replace(tuning, compiled=("unet", "decoder"))
+    return tuning
+
+
+def _repeat_bit_for_bit() -> None:
+    """Lets this process choose nothing by timing, and add nothing up in a changing order."""
+    # cuBLAS reads it when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    # A step that has no such way is done all the same.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def attention_order(tuning: Tuning) -> AbstractContextManager[object]:
+    """Within it CUDA's attention is the fastest that the device has."""
+    if tuning.device.type != "cuda" or tuning.speed is Speed.EXACT:
+        return nullcontext()
+    order: Any = sdpa_kernel
+    return order(ATTENTION, set_priority=True)
 
 
 def share_cores(workers: int) -> None:

@@ -25,6 +25,7 @@ from sdxl_lightning_mcp.run import Canceled, Failed, Finished, Run, Status
 from sdxl_lightning_mcp.runners.base import Runner, RunnerStatus
 from sdxl_lightning_mcp.runners.supervisor import Supervisor
 from sdxl_lightning_mcp.runners.wire import Assignment
+from sdxl_lightning_mcp.settings import Speed
 from sdxl_lightning_mcp.store import Store
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ class LocalRunner(Runner):
         store: Store,
         *,
         devices: Sequence[Device] = (Device(),),
-        max_batch: int = 1,
+        speed: Speed = Speed.NORMAL,
+        max_batch: int | None = None,
         max_queue: int = 32,
         idle_seconds: float | None = None,
         log_level: str = "info",
@@ -79,6 +81,7 @@ class LocalRunner(Runner):
             Assignment(
                 model=model,
                 device=device,
+                speed=speed,
                 max_batch=max_batch,
                 idle_seconds=idle_seconds,
                 log_level=log_level,

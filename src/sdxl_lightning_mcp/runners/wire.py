@@ -12,6 +12,7 @@ from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.devices import Device
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Event
+from sdxl_lightning_mcp.settings import Speed
 
 LENGTH = struct.Struct(">I")
 
@@ -20,12 +21,14 @@ LENGTH = struct.Struct(">I")
 class Assignment:
     """The first message to a worker: what it shall serve, and how.
 
-    After `idle_seconds` without work the weights leave the device; never, where that is None.
+    At most `max_batch` runs share a UNet call; None leaves it to the device. After `idle_seconds`
+    without work the weights leave the device; never, where that is None.
     """
 
     model: Model
     device: Device
-    max_batch: int = 1
+    speed: Speed = Speed.NORMAL
+    max_batch: int | None = None
     idle_seconds: float | None = None
     log_level: str = "info"
 

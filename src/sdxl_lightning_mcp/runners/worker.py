@@ -82,7 +82,7 @@ def _serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> No
         say(NotReady(RunFailedError(f"The worker cannot start: {error}")))
         return
     # One run more than is computed together may wait at the door, so that the device never does.
-    say(Ready(f"{engine.sdxl.tuning}", capacity=assignment.max_batch + 1))
+    say(Ready(f"{engine.sdxl.tuning}", capacity=engine.max_batch + 1))
     patience = assignment.idle_seconds
     while True:
         while engine.idle or not orders.empty():
@@ -124,7 +124,7 @@ def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
     from sdxl_lightning_mcp.engine.tuning import share_cores, tune
 
     share_cores(assignment.device.sharers)
-    tuning = tune(assignment.device.kind)
+    tuning = tune(assignment.device.kind, assignment.speed)
     say(Loading(f"opening {model.checkpoint.name}"))
     sdxl = Sdxl.open(model.checkpoint, tuning, model.checkpoints)
     return Engine(sdxl, assignment.max_batch, Estimator(sdxl) if sdxl.takes_minutes else None)

@@ -1,0 +1,1 @@
+"""What makes the engine fast and changes no picture beyond rounding; without it all still works."""
