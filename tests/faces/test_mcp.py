@@ -14,10 +14,11 @@ from mcp import Client, MCPError
 from PIL import Image
 from support import PATIENCE, ROOT, mini_runner
 
-from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.catalogue import CATALOGUE, MINI
+from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.faces import mcp as face
 from sdxl_lightning_mcp.image import read_parameters
-from sdxl_lightning_mcp.request import request_schema
+from sdxl_lightning_mcp.request import GenerationRequest, request_schema
 from sdxl_lightning_mcp.runners.local import LocalRunner
 
 pytestmark = pytest.mark.anyio
@@ -40,14 +41,38 @@ async def runner(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loca
 
 async def test_the_one_tool_takes_exactly_the_request(runner: LocalRunner) -> None:
     async with Client(face.build(runner, MINI, 100_000)) as client:
-        (tool,) = (await client.list_tools()).tools
+        listed = await client.list_tools()
+    (tool,) = listed.tools
+    assert len(listed.model_dump_json(by_alias=True, exclude_none=True)) < 4000
     assert tool.name == "generate_image"
     assert tool.input_schema == request_schema(MINI)
     assert tool.output_schema is None
     # Claude Code cuts descriptions at 2 kB.
     assert len(tool.description or "") < 2048
+    assert tool.title == "Generate image"
     assert tool.annotations is not None
-    assert tool.annotations.destructive_hint is False
+    assert (tool.annotations.read_only_hint, tool.annotations.destructive_hint) == (False, False)
+    (icon,) = tool.icons or []
+    kind, content = icon.src.split(",")
+    assert kind == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as opened:
+        assert icon.sizes == [f"{opened.width}x{opened.height}"]
+
+
+@pytest.mark.parametrize("model", CATALOGUE.values(), ids=CATALOGUE)
+async def test_every_models_schema_is_flat_and_says_everything_in_few_words(
+    runner: LocalRunner, model: Model
+) -> None:
+    async with Client(face.build(runner, model, 100_000)) as client:
+        listed = await client.list_tools()
+    assert len(listed.model_dump_json(by_alias=True, exclude_none=True)) < 4000
+    schema = listed.tools[0].input_schema
+    assert list(schema["properties"]) == list(GenerationRequest.model_fields)
+    assert (schema["type"], schema["additionalProperties"]) == ("object", False)
+    assert "anyOf" not in json.dumps(schema)
+    for field in schema["properties"].values():
+        assert isinstance(field["type"], str)
+        assert field["description"].endswith(".")
 
 
 @ERAS
@@ -121,6 +146,24 @@ async def test_a_result_stays_within_claudes_limit_whatever_the_prompt(
             )
     assert len(result.model_dump_json(by_alias=True)) < 150_000
     assert result.content[0].type == "image"
+
+
+@pytest.mark.parametrize("size", [*MINI.sizes, (1536, 1536), (256, 2048)])
+async def test_a_result_stays_within_claudes_limit_at_every_size(
+    runner: LocalRunner, size: tuple[int, int]
+) -> None:
+    width, height = size
+    with anyio.fail_after(PATIENCE):
+        async with Client(face.build(runner, MINI, 100_000)) as client:
+            result = await client.call_tool(
+                "generate_image",
+                # As some clients send numbers.
+                {"prompt": "a city", "width": str(width), "height": f"{height}.0", "steps": "1"},
+            )
+    assert len(result.model_dump_json(by_alias=True)) < 150_000
+    path = Path(result.content[1].text.splitlines()[0])
+    with Image.open(path) as opened:
+        assert opened.size == size
 
 
 async def test_notes_are_said(runner: LocalRunner) -> None:
