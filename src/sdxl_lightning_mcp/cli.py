@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
-from sdxl_lightning_mcp import hub
+from sdxl_lightning_mcp import clients, hub
 from sdxl_lightning_mcp.catalogue import CATALOGUE, MIT, TAESDXL, VAE_FIX
 from sdxl_lightning_mcp.checkpoint import Model, WeightFile, license_notice, license_of
 from sdxl_lightning_mcp.errors import (
@@ -92,6 +92,17 @@ def _parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", help="list the models there are")
     models.set_defaults(command=_models)
+
+    install = commands.add_parser(
+        "install",
+        help="enter it into an MCP client's settings",
+        description="Flags are entered too: the client starts the server with them.",
+        allow_abbrev=False,
+    )
+    install.add_argument("client", nargs="?", choices=clients.NAMES, metavar="CLIENT")
+    install.add_argument("--print", action="store_true", help="only show what would be entered")
+    _add_settings(install)
+    install.set_defaults(command=_install)
 
     doctor = commands.add_parser("doctor", help="say what is there, what is missing, the cure")
     _add_settings(doctor)
@@ -301,6 +312,13 @@ def _doctor(parsed: argparse.Namespace) -> None:
 
     if not anyio.run(examine, _quiet_settings(parsed)):
         sys.exit(FAILED)
+
+
+def _install(parsed: argparse.Namespace) -> None:
+    from sdxl_lightning_mcp.install import install
+
+    flags = {name: value for name, value in vars(parsed).items() if name in FLAGS}
+    print(install(parsed.client, flags, only_print=parsed.print))
 
 
 def _bench(parsed: argparse.Namespace) -> None:

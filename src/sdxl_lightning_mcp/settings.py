@@ -139,6 +139,12 @@ def visible_gpus() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def claude_code_folder() -> Path | None:
+    """CLAUDE_CONFIG_DIR, where a person keeps the settings of Claude Code; None if not set."""
+    given = os.environ.get("CLAUDE_CONFIG_DIR")
+    return Path(given) if given else None
+
+
 def _explain(name: str, message: str, value: object, flags: Mapping[str, object]) -> str:
     variable = PREFIX + name.upper()
     if name in Settings.model_fields:
