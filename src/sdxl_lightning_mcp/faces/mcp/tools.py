@@ -77,15 +77,22 @@ async def _tell_progress(context: Context, run: Run) -> None:
         await context.session.report_progress(told, progress.total, progress.message)
 
 
-def _generate_image(model: Model) -> Tool:
-    return Tool(
-        name=TOOL,
-        title="Generate image",
-        description=(
+def descriptions(model: Model) -> dict[str, str]:
+    """What each tool does, in the words that agents read."""
+    return {
+        TOOL: (
             f"Draws a picture from a prompt with {model.title} on this machine. "
             "Answers with a preview you can see, the path of the full JPEG file, and the seed. "
             f"{model.summary}"
         ),
+    }
+
+
+def _generate_image(model: Model) -> Tool:
+    return Tool(
+        name=TOOL,
+        title="Generate image",
+        description=descriptions(model)[TOOL],
         input_schema=request_schema(model),
         icons=icons(),
         annotations=ToolAnnotations(
