@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from mcp import StdioServerParameters
@@ -22,7 +23,7 @@ PATIENCE = 120.0
 
 
 @asynccontextmanager
-async def mini_runner(folder: Path, **options: int) -> AsyncIterator[LocalRunner]:
+async def mini_runner(folder: Path, **options: Any) -> AsyncIterator[LocalRunner]:
     """A runner of mini with a worker process of its own, as the server has it."""
     async with LocalRunner.open(MINI, Store(folder), devices=[Device("cpu")], **options) as runner:
         yield runner

@@ -126,7 +126,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.set_defaults(command=_bench)
 
 
-FLAGS = ("model", "lora", "vae", "device", "output_dir")
+FLAGS = ("model", "lora", "vae", "device", "output_dir", "data_dir")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

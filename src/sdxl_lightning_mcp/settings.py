@@ -41,6 +41,9 @@ class Settings(BaseModel):
     output_dir: Path | None = Field(
         None, description="Where pictures go; else sdxl-lightning in your pictures folder."
     )
+    data_dir: Path | None = Field(
+        None, description="Where the record of runs is kept; else in your data folder."
+    )
     device: str = Field(
         "auto",
         description=(
