@@ -9,6 +9,7 @@ SdxlLightningError
 ├── StorageError           the picture cannot be written
 ├── QueueFullError         too many runs are waiting already
 ├── RunFailedError         a run was carried out and did not end in a picture
+├── RunNotFoundError       no run has that id
 └── RunCanceledError       a run was stopped before it ended
 
 Each face translates this tree once: MCP into a tool error's text, the command line into lines
@@ -89,6 +90,12 @@ class RunFailedError(SdxlLightningError):
     """A run that did not end in a picture; the text is the reason."""
 
     code = "run_failed"
+
+
+class RunNotFoundError(SdxlLightningError, LookupError):
+    """No run has that id, as far as the caller may know."""
+
+    code = "run_not_found"
 
 
 class RunCanceledError(SdxlLightningError):

@@ -1,4 +1,4 @@
-"""A finished run as content blocks, within what clients take."""
+"""A run as content blocks, within what clients take."""
 
 import base64
 from collections.abc import Callable
@@ -25,38 +25,49 @@ def on_this_machine(_: Context, run: Run) -> str:
     return run.path.as_uri()
 
 
-def answer(run: Run, uri: str, preview_bytes: int) -> CallToolResult:
+def facts_of(run: Run, uri: str | None) -> dict[str, Any]:
+    """The run as data: all that `Run.facts` says, its status, and where this client finds it."""
+    facts: dict[str, Any] = {**run.facts, "status": str(run.status)}
+    if not run.done:
+        facts["message"] = run.message
+    if run.error is not None:
+        facts["error"] = str(run.error)
+    if uri is not None and not uri.startswith("file:"):
+        # A path of this machine says nothing to a client on another one.
+        facts |= {"path": None, "url": uri}
+    return facts
+
+
+def finished(run: Run, jpeg: bytes, uri: str, preview_bytes: int) -> CallToolResult:
     """The picture, a short text and a link to the full file; the facts in `_meta`.
 
     Content blocks only: some hosts drop pictures that stand beside structured content.
 
     Args:
         run: One that has succeeded.
+        jpeg: Its picture.
         uri: Where the client finds the full file.
         preview_bytes: The most bytes of the JPEG that is shown.
     """
-    assert run.image is not None
     assert run.path is not None
-    here = uri.startswith("file:")
-    # A path of this machine says nothing to a client on another one.
-    facts = run.facts if here else {**run.facts, "path": None, "url": uri}
+    where = str(run.path) if uri.startswith("file:") else uri
+    link = ResourceLink(uri=uri, name=run.path.name, mime_type="image/jpeg", size=len(jpeg))
     result = CallToolResult(
-        content=[
-            TextContent(text=_text(run, str(run.path) if here else uri)),
-            ResourceLink(
-                uri=uri,
-                name=run.path.name,
-                mime_type="image/jpeg",
-                size=len(run.image.jpeg),
-            ),
-        ],
-        _meta={FACTS: facts},
+        content=[TextContent(text=_text(run, where)), link], _meta={FACTS: facts_of(run, uri)}
     )
     # What a long prompt takes in the facts, the preview gives; base64 makes four of three bytes.
     room = (RESULT_CHARACTERS - len(result.model_dump_json(by_alias=True))) * 3 // 4
-    shown = base64.b64encode(preview(run.image.jpeg, min(preview_bytes, room))).decode("ascii")
+    shown = base64.b64encode(preview(jpeg, min(preview_bytes, room))).decode("ascii")
     result.content.insert(0, ImageContent(data=shown, mime_type="image/jpeg"))
     return result
+
+
+def unfinished(run: Run, tool: str) -> CallToolResult:
+    """What a run is at that has not ended, and the tool that waits for it."""
+    text = f"Not finished yet: {run.message}. Call {tool} with id {run.id} to wait for the picture."
+    notes = [f"Note: {note}" for note in run.notes]
+    content = TextContent(text="\n".join([text, *notes]))
+    return CallToolResult(content=[content], _meta={FACTS: facts_of(run, None)})
 
 
 def _text(run: Run, where: str) -> str:
