@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -161,11 +162,28 @@ def _start_logging(settings: Settings) -> None:
     )
 
 
+@contextmanager
+def _stdout_kept_clean() -> Generator[None]:
+    """What drivers and libraries print goes to stderr, also what they write without Python.
+
+    From there on the SDK's transport sees to it.
+    """
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 def _serve(parsed: argparse.Namespace) -> None:
     from sdxl_lightning_mcp.server import choose_model, serve_stdio
 
-    settings = _settings(parsed)
-    model = choose_model(settings)
+    with _stdout_kept_clean():
+        settings = _settings(parsed)
+        model = choose_model(settings)
     _start_logging(settings)
     # A thread that waits for stdin keeps an orderly end from coming; the worker ends by itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
