@@ -83,6 +83,7 @@ class LocalRunner(Runner):
         max_queue: int = 32,
         idle_seconds: float | None = None,
         log_level: str = "info",
+        preview_bytes: int | None = None,
         record: Record | None = None,
     ) -> AsyncGenerator["LocalRunner"]:
         """Starts loading in the background and yields the runner; ends the workers on leaving.
@@ -97,6 +98,7 @@ class LocalRunner(Runner):
                 max_batch=max_batch,
                 idle_seconds=idle_seconds,
                 log_level=log_level,
+                preview_bytes=preview_bytes,
             )
             for device in devices
         ]
