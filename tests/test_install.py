@@ -10,7 +10,7 @@ import anyio
 import pytest
 import synthetic
 from mcp import Client
-from support import PATIENCE, command, stdio_server
+from support import PATIENCE, ROOT, command, stdio_server
 
 from sdxl_lightning_mcp import jsonc
 from sdxl_lightning_mcp.clients import NAMES
@@ -218,3 +218,8 @@ async def test_what_is_printed_starts_the_server_from_an_empty_folder(tmp_path: 
     with anyio.fail_after(PATIENCE):
         async with Client(server, mode="legacy") as client:
             assert client.server_info.name == "sdxl-lightning-mcp"
+
+
+def test_the_readme_names_every_client() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert all(name in readme for name in NAMES)
