@@ -44,6 +44,7 @@ COMMENTED = [
     '{\n  "mcpServers": { // all of them\n    "other": {"command": "a"} // the only one }\n  }\n}',
     '{\n  "a": 1, // one\n  /* two\n  lines */ "b": 2, // trailing comma\n}\n// end',
     '{"a": [1, 2,], "mcpServers": {"other": {},},}',
+    '{"mcpServers": {"a": 1 /* x */ } /* y */, "b": {"c": 2 /* z */ } /* , */ }',
     '{\n  "mcpServers": {\n    "other": {} /* } */\n    // before a comma\n    ,\n  },\n}\n',
 ]
 
