@@ -119,8 +119,9 @@ def with_server(script: str) -> list[str]:
     return [str(NODE), str(ROOT / "tests" / "node" / script), str(MODULES), *server]
 
 
-def environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("HOME", "SDXL_LIGHTNING_MODEL")}
+def environment(**more: str) -> dict[str, str]:
+    ours = {name: text for name, text in os.environ.items() if name.startswith("SDXL_LIGHTNING_")}
+    return {"HOME": os.environ["HOME"], **ours, **more}
 
 
 @pytest.mark.parametrize(("package", "revision"), [("sdk", None), ("client", "2026-07-28")])
@@ -142,7 +143,7 @@ def test_a_client_of_the_typescript_sdk_draws_with_progress_and_cancels(
 
 def test_the_viewer_shows_a_picture_in_a_host_and_its_buttons_draw_the_next() -> None:
     # So little patience that the first picture, and others, come by way of get_image.
-    ended = run(*with_server("viewer.cjs"), **environment(), SDXL_LIGHTNING_WAIT_SECONDS="0.3")
+    ended = run(*with_server("viewer.cjs"), **environment(SDXL_LIGHTNING_WAIT_SECONDS="0.3"))
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert told["errors"] == []
