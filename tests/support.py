@@ -1,10 +1,12 @@
 """Parts that several tests use."""
 
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from mcp import StdioServerParameters
@@ -21,7 +23,7 @@ PATIENCE = 120.0
 
 
 @asynccontextmanager
-async def mini_runner(folder: Path, **options: int) -> AsyncIterator[LocalRunner]:
+async def mini_runner(folder: Path, **options: Any) -> AsyncIterator[LocalRunner]:
     """A runner of mini with a worker process of its own, as the server has it."""
     async with LocalRunner.open(MINI, Store(folder), devices=[Device("cpu")], **options) as runner:
         yield runner
@@ -39,9 +41,23 @@ def stdio_server(
             "HOME": home,
             "PATH": "/usr/bin:/bin",
             "SDXL_LIGHTNING_MODEL": "mini",
+            # On a busy machine a picture may take longer than clients wait.
+            "SDXL_LIGHTNING_WAIT_SECONDS": str(PATIENCE),
             **environment,
         },
         cwd=cwd,
+    )
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command line as a person runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "sdxl_lightning_mcp", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,  # type: ignore[call-overload]
     )
 
 

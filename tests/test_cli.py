@@ -10,22 +10,12 @@ from pathlib import Path
 import pytest
 from driver import H200, T400, stand_in
 from PIL import Image
+from support import command
 
 from sdxl_lightning_mcp.catalogue import names
 from sdxl_lightning_mcp.image import read_parameters
 
 SMALL = ("--width", "512", "--height", "512")
-
-
-def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sdxl_lightning_mcp", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        **options,  # type: ignore[call-overload]
-    )
 
 
 def test_generate_prints_the_path_of_the_picture_and_nothing_else(tmp_path: Path) -> None:
@@ -129,6 +119,7 @@ def test_doctor_tries_every_part_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert [line.split(":")[0] for line in ended.stdout.splitlines()] == [
         "ok       software",
         "ok       device",
+        "ok       memory",
         "ok       model",
         "ok       folder",
         "ok       picture",

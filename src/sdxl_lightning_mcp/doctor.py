@@ -1,15 +1,18 @@
 """What is there, what is missing, and the cure: every part of a run, tried for real."""
 
+import os
 import platform
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import anyio
+import psutil
 
 from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.clients import Client, clients
 from sdxl_lightning_mcp.devices import Device
-from sdxl_lightning_mcp.errors import SdxlLightningError, WeightsError
+from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, WeightsError
 from sdxl_lightning_mcp.hardware import Accelerator, accelerators
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
@@ -27,6 +30,7 @@ async def examine(settings: Settings) -> bool:
     checks: tuple[Callable[[Settings], Awaitable[str]], ...] = (
         _software,
         _device,
+        _memory,
         _model,
         _folder,
         _picture,
@@ -39,7 +43,28 @@ async def examine(settings: Settings) -> bool:
         except SdxlLightningError as error:
             print(f"missing  {name}: {error}")
             well = False
+    for client in clients():
+        well &= _entered(client)
     return well
+
+
+def _entered(client: Client) -> bool:
+    """Prints whether a client that is here can start the server; False where it would fail."""
+    cure = f"sdxl-lightning-mcp install {client.name}"
+    try:
+        entry = client.current()
+    except SettingsError as error:
+        print(f"missing  {client.name}: {error} Correct it, then: {cure}")
+        return False
+    if entry is None:
+        print(f"optional {client.name}: it is here and does not know this server yet: {cure}")
+        return True
+    command = str(entry.get("command"))
+    if shutil.which(command) is None or not os.path.isabs(command):
+        print(f"missing  {client.name}: it starts {command}, which is not there: {cure}")
+        return False
+    print(f"ok       {client.name}: it starts {command}, as {client.file} says")
+    return True
 
 
 async def _software(_: Settings) -> str:
@@ -80,6 +105,23 @@ async def _device(settings: Settings) -> str:
     others = [one for one in accelerators(visible_gpus()) if one not in gpus]
     unused = f"; not used: {_naming(others)}" if others else ""
     return f"{_naming(gpus)}{workers}{unused}"
+
+
+async def _memory(settings: Settings) -> str:
+    memory = psutil.virtual_memory()
+    free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    try:
+        model, devices = choose_model(settings), choose_devices(settings)
+    except SdxlLightningError:
+        return free
+    # On a GPU the device's own memory counts, which the line above it tells.
+    weights = size(model.checkpoint.all_files) * sum(one.accelerator is None for one in devices)
+    if memory.available < weights:
+        raise SdxlLightningError(
+            f"{free}, and the weights of {model.title} take {gigabytes(weights)}. Close what else "
+            "uses memory, or choose a smaller model: --model mini."
+        )
+    return free
 
 
 def _naming(gpus: Sequence[Accelerator]) -> str:

@@ -9,17 +9,21 @@ SdxlLightningError
 ├── StorageError           the picture cannot be written
 ├── QueueFullError         too many runs are waiting already
 ├── RunFailedError         a run was carried out and did not end in a picture
+├── RunNotFoundError       no run has that id
 └── RunCanceledError       a run was stopped before it ended
 
 Each face translates this tree once: MCP into a tool error's text, the command line into lines
-on stderr and an exit code.
+on stderr and an exit code, REST into problem+json. A class's `code` is its name for programs.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class SdxlLightningError(Exception):
     """Base of all errors of this project; its text says what happened and what to do."""
+
+    code: ClassVar[str] = "internal_error"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Problem:
 class InvalidRequestError(SdxlLightningError, ValueError):
     """A request that cannot be met, with every field that stands in the way."""
 
+    code = "invalid_request"
+
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
@@ -47,30 +53,59 @@ class InvalidRequestError(SdxlLightningError, ValueError):
 class SettingsError(SdxlLightningError, ValueError):
     """A setting that does not exist or cannot have that value."""
 
+    code = "invalid_settings"
+
 
 class UnknownModelError(SdxlLightningError, LookupError):
     """No model of that name is known."""
+
+    code = "model_not_found"
 
 
 class WeightsError(SdxlLightningError):
     """A weight file is missing, cut short, or not the one expected."""
 
+    code = "weights_unusable"
+
 
 class DeviceMemoryError(SdxlLightningError):
     """A model does not fit into the device's memory."""
+
+    code = "device_memory"
 
 
 class StorageError(SdxlLightningError, OSError):
     """A picture cannot be written where it should be."""
 
+    code = "storage_unwritable"
+
 
 class QueueFullError(SdxlLightningError):
     """As many runs as may wait are waiting already."""
+
+    code = "queue_full"
 
 
 class RunFailedError(SdxlLightningError):
     """A run that did not end in a picture; the text is the reason."""
 
+    code = "run_failed"
+
+
+class RunNotFoundError(SdxlLightningError, LookupError):
+    """No run has that id, as far as the caller may know."""
+
+    code = "run_not_found"
+
 
 class RunCanceledError(SdxlLightningError):
     """A run that was stopped before it ended."""
+
+    code = "run_canceled"
+
+
+def named(code: str, text: str) -> SdxlLightningError:
+    """The error that has this code, with this text; the base class where none has it."""
+    kinds = {kind.code: kind for kind in SdxlLightningError.__subclasses__()}
+    kind = kinds.get(code, SdxlLightningError)
+    return SdxlLightningError(text) if kind is InvalidRequestError else kind(text)

@@ -1,9 +1,10 @@
 """One request on its way: `Run`, its `Status`, and the events that move it along."""
 
 import os
+import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -108,24 +109,50 @@ class Progress:
     message: str
 
 
+_ids = threading.Lock()
+_last_tick = 0
+
+
 def new_run_id() -> str:
-    """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random; sorts by time."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = milliseconds << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 7 << 76
-    return str(uuid.UUID(int=value & ~(3 << 62) | 2 << 62))
+    """A UUID of version 7 (RFC 9562): time, then 62 random bits; each sorts after the one before.
+
+    Time is 48 bits of milliseconds and 12 of their fraction (method 3 of section 6.2).
+    """
+    global _last_tick
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    with _ids:
+        tick = _last_tick = max(milliseconds << 12 | (rest << 12) // 1_000_000, _last_tick + 1)
+    value = (tick >> 12) << 80 | 7 << 76 | (tick & 0xFFF) << 64 | 2 << 62
+    return str(uuid.UUID(int=value | int.from_bytes(os.urandom(8), "big") >> 2))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who asked for a run: the key or person it belongs to, where there are several.
+
+    `batch` is what runs that were asked for together share. `price` is what the run costs if it
+    succeeds. `context` is what the caller or the face wants to find with the run again, as JSON
+    can hold it.
+    """
+
+    owner: str | None = None
+    batch: str | None = None
+    price: float | None = None
+    context: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(eq=False)
 class Run:
     """One request on its way to a picture.
 
-    `notes` say what was done otherwise than asked. `path` is where the finished picture lies.
+    `notes` say what was done otherwise than asked. `path` is where the finished picture lies,
+    and `size` are its bytes; the picture itself is with a run of this process only.
     Only a runner changes a run; everyone else watches it.
     """
 
     parameters: Parameters
     notes: list[str]
+    origin: Origin = Origin()
     id: str = field(default_factory=new_run_id)
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     status: Status = Status.QUEUED
@@ -136,7 +163,10 @@ class Run:
     message: str = "queued"
     image: GeneratedImage | None = None
     path: Path | None = None
+    size: int | None = None
     error: SdxlLightningError | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
     started: float | None = None
     duration_ms: int = 0
     # There while someone watches: thousands may wait in a queue whom nobody watches.
@@ -159,6 +189,13 @@ class Run:
         return Progress(done, self.parameters.steps + 1.0, self.message)
 
     @property
+    def cost(self) -> float | None:
+        """What the run costs: its price if there is a picture; None where there is no price."""
+        if self.origin.price is None:
+            return None
+        return self.origin.price if self.status is Status.SUCCEEDED else 0.0
+
+    @property
     def facts(self) -> dict[str, Any]:
         """The run as data: what was made, from what, where it lies, and how long it took."""
         return {
@@ -172,15 +209,16 @@ class Run:
     def started_now(self) -> None:
         """The device begins with the run: its clock starts."""
         self.status, self.position, self.started = Status.RUNNING, 0, time.perf_counter()
+        self.started_at = datetime.now(UTC)
         self.step, self.message = 0, "reading the prompt"
         self.changed()
 
-    def ended(self, status: Status, error: SdxlLightningError | None = None) -> None:
-        """The run has come to its end."""
+    def settle(self, status: Status, error: SdxlLightningError | None = None) -> None:
+        """The run has come to its end, of which `changed` will tell."""
         if self.started is not None:
             self.duration_ms = round((time.perf_counter() - self.started) * 1000)
+        self.completed_at = datetime.now(UTC)
         self.status, self.error, self.message = status, error, str(status)
-        self.changed()
 
     def changed(self) -> None:
         """Wakes everyone who watches."""

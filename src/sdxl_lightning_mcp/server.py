@@ -1,11 +1,13 @@
 """Composition: settings -> runner and store -> faces."""
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 
 from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.database import Database
 from sdxl_lightning_mcp.devices import Device, find_devices
 from sdxl_lightning_mcp.hardware import accelerators
+from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.selection import select
@@ -32,12 +34,24 @@ def choose_devices(settings: Settings) -> tuple[Device, ...]:
     return find_devices(settings.device, accelerators(visible_gpus()))
 
 
+def open_record(settings: Settings, command: str) -> Record:
+    """The record of the runs of this process, which is `stdio` or `serve`, and of all before it.
+
+    Nothing is opened before it is needed; close it in the end.
+    """
+    return Record(Database(settings.data_dir), Store(settings.output_dir), command)
+
+
 def open_runner(
-    settings: Settings, model: Model, devices: Sequence[Device] | None = None
+    settings: Settings,
+    model: Model,
+    devices: Sequence[Device] | None = None,
+    record: Record | None = None,
 ) -> AbstractAsyncContextManager[Runner]:
     """The runner that the settings ask for, loading in the background once it is entered.
 
-    It runs on all devices that the settings name, or on `devices` only.
+    It runs on all devices that the settings name, or on `devices` only; its runs are on `record`,
+    where there is one.
 
     Raises:
         SettingsError: A device is not here.
@@ -51,21 +65,24 @@ def open_runner(
         max_queue=settings.max_queue,
         idle_seconds=settings.idle_minutes * 60 or None,
         log_level=settings.log_level,
+        preview_bytes=settings.preview_bytes,
+        record=record,
     )
 
 
 async def serve_stdio(settings: Settings, model: Model) -> None:
     """Serves MCP over stdin and stdout until stdin ends; then the worker is gone too."""
-    from mcp.server.runner import serve_loop
     from mcp.server.stdio import stdio_server
 
     from sdxl_lightning_mcp.faces import mcp
 
+    record = open_record(settings, "stdio")
     # Before stdin is read: a device that is not here is said at once.
-    opening = open_runner(settings, model)
-    async with stdio_server() as (incoming, outgoing), opening as runner:
-        server = mcp.build(runner, model, settings.preview_bytes)
-        # The handshake era only: a client that probes for the newer one and then shakes hands on
-        # the same pipe, as Claude Code does, is refused by a server that answers the probe.
-        async with server.lifespan(server) as state:
-            await serve_loop(server, incoming, outgoing, lifespan_state=state)
+    opening = open_runner(settings, model, record=record)
+    with closing(record):
+        async with stdio_server() as (incoming, outgoing), opening as runner:
+            server = mcp.build(
+                runner, model, settings.preview_bytes, settings.wait_seconds, record=record
+            )
+            only = settings.protocol == "handshake"
+            await mcp.serve(server, incoming, outgoing, handshake_only=only)

@@ -60,6 +60,9 @@ class Settings(BaseModel):
     output_dir: Path | None = Field(
         None, description="Where pictures go; else sdxl-lightning in your pictures folder."
     )
+    data_dir: Path | None = Field(
+        None, description="Where the record of runs is kept; else in your data folder."
+    )
     device: str = Field(
         "auto",
         description=(
@@ -74,6 +77,22 @@ class Settings(BaseModel):
         ge=2_000,
         le=100_000,
         description="The most bytes of the JPEG a tool result carries; the file is always whole.",
+    )
+    wait_seconds: float = Field(
+        45,
+        ge=0,
+        allow_inf_nan=False,
+        description=(
+            "After so long a tool call answers with the run's id instead of its picture, and "
+            "get_image waits on: clients give up after a minute or more."
+        ),
+    )
+    protocol: Literal["both", "handshake"] = Field(
+        "both",
+        description=(
+            "Which eras of MCP are spoken over stdio; handshake is only that up to 2025-11-25, for "
+            "clients that cannot deal with an answer to their probe for the newer one."
+        ),
     )
     max_queue: int = Field(32, ge=1, le=10_000, description="How many runs may wait.")
     max_batch: int | None = Field(
@@ -115,7 +134,7 @@ class Settings(BaseModel):
             )
         return joined
 
-    @field_validator("device", "vae", "speed", "log_level", mode="before")
+    @field_validator("device", "vae", "speed", "protocol", "log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -162,6 +181,12 @@ def environment(settings: Settings) -> dict[str, str]:
 def visible_gpus() -> str | None:
     """CUDA_VISIBLE_DEVICES, which says to torch which GPUs there are; None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def claude_code_folder() -> Path | None:
+    """CLAUDE_CONFIG_DIR, where a person keeps the settings of Claude Code; None if not set."""
+    given = os.environ.get("CLAUDE_CONFIG_DIR")
+    return Path(given) if given else None
 
 
 def _explain(name: str, message: str, value: object, flags: Mapping[str, object]) -> str:

@@ -1,5 +1,6 @@
 """Finished pictures on disk."""
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -9,7 +10,8 @@ from pathlib import Path
 import platformdirs
 
 from sdxl_lightning_mcp.errors import StorageError
-from sdxl_lightning_mcp.image import GeneratedImage
+from sdxl_lightning_mcp.image import GeneratedImage, read_parameters
+from sdxl_lightning_mcp.request import Parameters
 
 FOLDER = "sdxl-lightning"
 
@@ -51,6 +53,14 @@ class Store:
         if os.path.lexists(path):
             raise StorageError(f"There is a file {path} already; it is left as it was.")
         return image.save(path)
+
+    def find(self, run_id: str, parameters: Parameters) -> Path | None:
+        """Where a run's picture lies, if it was written here and is that of these parameters."""
+        with contextlib.suppress(StorageError, OSError, ValueError):
+            for path in self.check().glob(f"*_{run_id}.jpg"):
+                if read_parameters(path) == parameters:
+                    return path
+        return None
 
     def _default(self) -> Path:
         wanted = Path(platformdirs.user_pictures_dir()) / FOLDER

@@ -1,6 +1,7 @@
 """The seam: a `Runner` carries out runs, wherever that is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdxl_lightning_mcp.request import Parameters
@@ -37,14 +38,33 @@ class RunnerStatus:
 class Runner(ABC):
     """Carries out runs: `submit` one, watch it by its `updates`, `cancel` it."""
 
-    @abstractmethod
     async def submit(self, parameters: Parameters, notes: tuple[str, ...] = ()) -> Run:
         """Takes a run in and returns at once; the run tells how it goes on.
 
         Raises:
             QueueFullError: As many runs as may wait are waiting already.
-            StorageError: Its picture could not be written; nothing was begun.
+            StorageError: Its picture could not be written, or the run not be recorded; nothing
+                was begun.
         """
+        run = Run(parameters, [*notes])
+        await self.submit_all([run])
+        return run
+
+    @abstractmethod
+    async def submit_all(self, runs: Sequence[Run]) -> None:
+        """Takes runs in that are asked for together: all of them, or none.
+
+        Raises:
+            QueueFullError, StorageError: As `submit`.
+        """
+
+    @abstractmethod
+    def find(self, run_id: str) -> Run | None:
+        """The run of this id, while it is under way here; what has ended is in the record."""
+
+    @abstractmethod
+    def unended(self) -> Sequence[Run]:
+        """The runs that are under way here, the oldest first."""
 
     @abstractmethod
     async def cancel(self, run: Run) -> None:

@@ -20,7 +20,7 @@ from sdxl_lightning_mcp.errors import (
     WeightsError,
 )
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
-from sdxl_lightning_mcp.request import Parameters
+from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.run import Canceled, Failed, Finished, Run, Status
 from sdxl_lightning_mcp.runners.base import Runner, RunnerStatus
 from sdxl_lightning_mcp.runners.supervisor import Supervisor
@@ -41,12 +41,22 @@ class LocalRunner(Runner):
     Use `LocalRunner.open(...)`, which also ends the workers.
     """
 
-    def __init__(self, assignments: Sequence[Assignment], store: Store, max_queue: int) -> None:
+    def __init__(
+        self,
+        assignments: Sequence[Assignment],
+        store: Store,
+        max_queue: int,
+        record: Record | None = None,
+    ) -> None:
         self.store = store
+        self._record = record
         self._max_queue = max_queue
         self._waiting: deque[Run] = deque()
-        # The queue, what is with the workers, and the runs whose pictures are being written.
-        self._unended: set[Run] = set()
+        # Of runs that are being recorded, which then wait.
+        self._arriving = 0
+        # The queue, what is with the workers, and the runs whose pictures or ends are being
+        # written.
+        self._unended: dict[str, Run] = {}
         self._moved = anyio.Event()
         # Said with the runs that wait for weights to be fetched.
         self._fetch_notes: list[str] = []
@@ -75,8 +85,14 @@ class LocalRunner(Runner):
         max_queue: int = 32,
         idle_seconds: float | None = None,
         log_level: str = "info",
+        preview_bytes: int | None = None,
+        record: Record | None = None,
     ) -> AsyncGenerator["LocalRunner"]:
-        """Starts loading in the background and yields the runner; ends the workers on leaving."""
+        """Starts loading in the background and yields the runner; ends the workers on leaving.
+
+        With a `record`, every run is recorded before it is acknowledged, and so is its end before
+        it is told.
+        """
         assignments = [
             Assignment(
                 model=model,
@@ -85,10 +101,11 @@ class LocalRunner(Runner):
                 max_batch=max_batch,
                 idle_seconds=idle_seconds,
                 log_level=log_level,
+                preview_bytes=preview_bytes,
             )
             for device in devices
         ]
-        runner = cls(assignments, store, max_queue)
+        runner = cls(assignments, store, max_queue, record)
         # Before anyone can submit: the first run says what is fetched for it.
         await runner._look_for_weights(model)
         raised: Exception | None = None
@@ -103,39 +120,54 @@ class LocalRunner(Runner):
                 raised = error
             finally:
                 tasks.cancel_scope.cancel()
-                runner._end_all(runner._unended, Status.CANCELED, _closed)
+                with anyio.CancelScope(shield=True):
+                    await runner._close()
         if raised is not None:
             raise raised
 
-    async def submit(self, parameters: Parameters, notes: tuple[str, ...] = ()) -> Run:
-        """Takes a run in. Raises QueueFullError or StorageError, and then nothing was begun."""
-        await anyio.to_thread.run_sync(self.store.check)
-        if len(self._waiting) >= self._max_queue:
-            raise QueueFullError(
-                f"{len(self._waiting)} runs are waiting, the most allowed. {self._expected_wait()}"
-            )
-        run = Run(parameters, [*notes, *self._fetch_notes])
-        self._unended.add(run)
-        self._waiting.append(run)
-        self._number([(len(self._waiting), run)])
-        self._wake()
+    async def submit_all(self, runs: Sequence[Run]) -> None:
+        """Takes runs in, all or none. Raises QueueFullError or StorageError."""
+        self._check_room(len(runs))
+        self._arriving += len(runs)
         # Shielded: a caller that gives up here would leave a run that nobody can cancel.
         with anyio.CancelScope(shield=True):
+            try:
+                await anyio.to_thread.run_sync(self._begin, runs)
+            finally:
+                self._arriving -= len(runs)
+            await self.take(runs)
+
+    async def take(self, runs: Sequence[Run]) -> None:
+        """Takes runs in that are recorded already, however many are waiting."""
+        for run in runs:
+            run.notes += self._fetch_notes
+            self._unended[run.id] = run
+            self._waiting.append(run)
+            self._number([(len(self._waiting), run)])
+        if runs:
+            self._wake()
             await self._dispatch()
-        return run
+
+    def find(self, run_id: str) -> Run | None:
+        """The run of this id, until its end is recorded."""
+        return self._unended.get(run_id)
+
+    def unended(self) -> list[Run]:
+        """The runs that are under way, the oldest first."""
+        return [*self._unended.values()]
 
     async def cancel(self, run: Run) -> None:
         """Stops a run: at once where it waits, at the next step where it is under way."""
         if run.done:
             return
-        # Ended first, so that a worker that dies meanwhile does not bring it back.
-        self._end(run, Status.CANCELED, RunCanceledError("The run was canceled."))
+        # Settled first, so that a worker that dies meanwhile does not bring it back.
+        run.settle(Status.CANCELED, RunCanceledError("The run was canceled."))
         if run in self._waiting:
             self._waiting.remove(run)
             self._moved.set()
-            return
         for device in self._devices:
             await device.cancel(run)
+        await self._told([run])
 
     def status(self) -> RunnerStatus:
         """What the runner is doing now."""
@@ -185,7 +217,7 @@ class LocalRunner(Runner):
             # All devices open the same files: the next would only fetch them in vain once more.
             refusal = device.refusal
         if refusal is not None:
-            self._end_all(self._waiting, Status.FAILED, refusal)
+            self._end(self._waiting, Status.FAILED, refusal)
             self._waiting.clear()
         elif self._waiting:
             self._wake()
@@ -198,13 +230,25 @@ class LocalRunner(Runner):
 
     # --- runs ------------------------------------------------------------------------------
 
+    def _check_room(self, count: int) -> None:
+        waiting = len(self._waiting) + self._arriving
+        if waiting + count > self._max_queue:
+            most = "the most allowed" if waiting >= self._max_queue else f"of {self._max_queue}"
+            raise QueueFullError(f"{waiting} runs are waiting, {most}. {self._expected_wait()}")
+
+    def _begin(self, runs: Sequence[Run]) -> None:
+        """Off the event loop: there is a place for the pictures, and the runs are on record."""
+        self.store.check()
+        if self._record:
+            self._record.begin(runs)
+
     async def _run_left(self, run: Run, event: Finished | Failed | Canceled) -> None:
         # Before the disk is waited for: the next may begin.
         await self._dispatch()
         if isinstance(event, Finished) and not run.done:
             self._tasks.start_soon(self._keep, run, event)
         elif isinstance(event, Failed):
-            self._end(run, Status.FAILED, event.error)
+            self._end([run], Status.FAILED, event.error)
 
     async def _keep(self, run: Run, finished: Finished) -> None:
         """Writes the picture without holding up the event loop."""
@@ -213,11 +257,12 @@ class LocalRunner(Runner):
                 self.store.save, finished.image, run.id, run.created
             )
         except StorageError as error:
-            self._end(run, Status.FAILED, error)
+            self._end([run], Status.FAILED, error)
             return
         except Exception as error:
             log.exception("run %s cannot be kept", run.id)
-            self._end(run, Status.FAILED, RunFailedError(f"The picture cannot be kept: {error}"))
+            failure = RunFailedError(f"The picture cannot be kept: {error}")
+            self._end([run], Status.FAILED, failure)
             return
         if run.done:  # canceled while the disk was waited for
             with contextlib.suppress(OSError):
@@ -226,23 +271,42 @@ class LocalRunner(Runner):
         run.notes += finished.image.notes
         if self.store.note:
             run.notes.append(self.store.note)
-        run.image, run.path = finished.image, path
-        self._end(run, Status.SUCCEEDED)
+        run.image, run.path, run.size = finished.image, path, len(finished.image.jpeg)
+        run.settle(Status.SUCCEEDED)
         latest = run.duration_ms
         self._mean_ms = 0.8 * self._mean_ms + 0.2 * latest if self._mean_ms else latest
+        await self._told([run])
 
-    def _end(self, run: Run, status: Status, error: SdxlLightningError | None = None) -> None:
-        if run.done:
-            return
-        self._unended.discard(run)
-        run.ended(status, error)
-        log.info(
-            "run %s %s in %d ms%s", run.id, status, run.duration_ms, f": {error}" if error else ""
-        )
+    def _end(self, runs: Iterable[Run], status: Status, error: SdxlLightningError) -> None:
+        """Ends the runs that have not ended, and tells it as soon as it is recorded."""
+        ending = [run for run in runs if not run.done]
+        for run in ending:
+            run.settle(status, error)
+        self._tasks.start_soon(self._told, ending)
 
-    def _end_all(self, runs: Iterable[Run], status: Status, error: SdxlLightningError) -> None:
-        for run in [*runs]:
-            self._end(run, status, error)
+    async def _told(self, runs: Sequence[Run], *, closing: bool = False) -> None:
+        """Records how runs have ended, and only then tells those who watch."""
+        if self._record and runs:
+            write = self._record.leave if closing else self._record.end
+            try:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(write, runs)
+            except StorageError:
+                # They have ended all the same. What is on record as unfinished is looked at by
+                # the next server, which finds the pictures.
+                log.exception("the end of %d runs cannot be recorded", len(runs))
+        for run in runs:
+            self._unended.pop(run.id, None)
+            run.changed()
+            error = f": {run.error}" if run.error else ""
+            log.info("run %s %s in %d ms%s", run.id, run.status, run.duration_ms, error)
+
+    async def _close(self) -> None:
+        """Ends what is left when the runner is."""
+        left = [run for run in self.unended() if not run.done]
+        for run in left:
+            run.settle(Status.CANCELED, _closed)
+        await self._told(left, closing=True)
 
     # --- the queue -------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ class Assignment:
     """The first message to a worker: what it shall serve, and how.
 
     At most `max_batch` runs share a UNet call; None leaves it to the device. After `idle_seconds`
-    without work the weights leave the device; never, where that is None.
+    without work the weights leave the device; never, where that is None. Pictures come with a
+    preview of at most `preview_bytes`; without one, where that is None.
     """
 
     model: Model
@@ -31,6 +32,7 @@ class Assignment:
     max_batch: int | None = None
     idle_seconds: float | None = None
     log_level: str = "info"
+    preview_bytes: int | None = None
 
 
 @dataclass(frozen=True)
