@@ -53,7 +53,7 @@ class Settings(BaseModel):
         description=(
             "exact computes every picture alone, and bit for bit the same each time; normal is "
             "equal to it up to rounding; fast also rounds more where the device gains by that "
-            "(8-bit numbers on GPUs that multiply them, a compiled decoder on a CPU); draft is "
+            "(8-bit numbers on GPUs that multiply them, compiled calls on a CPU); draft is "
             "fast with --vae tiny."
         ),
     )
