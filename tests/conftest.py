@@ -33,6 +33,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("SDXL_LIGHTNING_MODEL", "mini")
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("XDG_PICTURES_DIR", str(home / "Pictures"))
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
 

@@ -1,6 +1,7 @@
 """Parts that several tests use."""
 
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -43,6 +44,18 @@ def stdio_server(
             **environment,
         },
         cwd=cwd,
+    )
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command line as a person runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "sdxl_lightning_mcp", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,  # type: ignore[call-overload]
     )
 
 

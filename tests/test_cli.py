@@ -10,22 +10,12 @@ from pathlib import Path
 import pytest
 from driver import H200, T400, stand_in
 from PIL import Image
+from support import command
 
 from sdxl_lightning_mcp.catalogue import names
 from sdxl_lightning_mcp.image import read_parameters
 
 SMALL = ("--width", "512", "--height", "512")
-
-
-def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sdxl_lightning_mcp", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        **options,  # type: ignore[call-overload]
-    )
 
 
 def test_generate_prints_the_path_of_the_picture_and_nothing_else(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ async def test_stdout_carries_json_rpc_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-async def test_when_stdin_ends_the_server_and_its_worker_are_gone_within_two_seconds(
+async def test_when_stdin_ends_the_server_and_its_worker_are_gone_within_a_second(
     tmp_path: Path, busy: bool
 ) -> None:
     with anyio.fail_after(PATIENCE):
@@ -153,7 +153,7 @@ async def test_when_stdin_ends_the_server_and_its_worker_are_gone_within_two_sec
                 await anyio.lowlevel.checkpoint()
             assert process.stdin is not None
             await process.stdin.aclose()
-            with anyio.fail_after(2):
+            with anyio.fail_after(1):
                 await process.wait()
                 while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
                     await anyio.lowlevel.checkpoint()
@@ -179,29 +179,6 @@ async def test_ctrl_c_ends_the_server_and_its_worker(tmp_path: Path) -> None:
             await process.wait()
             while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
                 await anyio.lowlevel.checkpoint()
-
-
-async def test_a_client_that_probes_for_the_newer_era_first_can_still_shake_hands(
-    tmp_path: Path,
-) -> None:
-    probe = {
-        "jsonrpc": "2.0",
-        "id": 0,
-        "method": "server/discover",
-        "params": {"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}},
-    }
-    with anyio.fail_after(PATIENCE):
-        async with await started(tmp_path) as process:
-            await say(process, probe, HELLO)
-            assert process.stdout is not None
-            text = ""
-            async for chunk in TextReceiveStream(process.stdout):
-                text += chunk
-                if text.count("\n") == 2:
-                    break
-    refused, answered = map(json.loads, text.splitlines())
-    assert refused["error"]["code"] == -32601
-    assert answered["result"]["serverInfo"]["name"] == "sdxl-lightning-mcp"
 
 
 async def test_a_wrong_setting_is_one_line_on_stderr_and_an_exit_code() -> None:

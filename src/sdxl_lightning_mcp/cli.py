@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
-from sdxl_lightning_mcp import hub
+from sdxl_lightning_mcp import clients, hub
 from sdxl_lightning_mcp.catalogue import CATALOGUE, MIT, TAESDXL, VAE_FIX
 from sdxl_lightning_mcp.checkpoint import Model, WeightFile, license_notice, license_of
 from sdxl_lightning_mcp.errors import (
@@ -95,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models there are")
     models.set_defaults(command=_models)
 
+    install = commands.add_parser(
+        "install",
+        help="enter it into an MCP client's settings",
+        description="Flags are entered too: the client starts the server with them.",
+        allow_abbrev=False,
+    )
+    install.add_argument("client", nargs="?", choices=clients.NAMES, metavar="CLIENT")
+    install.add_argument("--print", action="store_true", help="only show what would be entered")
+    _add_settings(install)
+    install.set_defaults(command=_install)
+
     doctor = commands.add_parser("doctor", help="say what is there, what is missing, the cure")
     _add_settings(doctor)
     doctor.set_defaults(command=_doctor)
@@ -174,11 +186,28 @@ def _start_logging(settings: Settings) -> None:
     )
 
 
+@contextmanager
+def _stdout_kept_clean() -> Generator[None]:
+    """What drivers and libraries print goes to stderr, also what they write without Python.
+
+    From there on the SDK's transport sees to it.
+    """
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 def _serve(parsed: argparse.Namespace) -> None:
     from sdxl_lightning_mcp.server import choose_model, serve_stdio
 
-    settings = _settings(parsed)
-    model = choose_model(settings)
+    with _stdout_kept_clean():
+        settings = _settings(parsed)
+        model = choose_model(settings)
     _start_logging(settings)
     # A thread that waits for stdin keeps an orderly end from coming; the worker ends by itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -366,6 +395,13 @@ def _doctor(parsed: argparse.Namespace) -> None:
 
     if not anyio.run(examine, _quiet_settings(parsed)):
         sys.exit(FAILED)
+
+
+def _install(parsed: argparse.Namespace) -> None:
+    from sdxl_lightning_mcp.install import install
+
+    flags = {name: value for name, value in vars(parsed).items() if name in FLAGS}
+    print(install(parsed.client, flags, only_print=parsed.print))
 
 
 def _bench(parsed: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What is there, what is missing, and the cure: every part of a run, tried for real."""
 
+import os
 import platform
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 import anyio
 
 from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.clients import Client, clients
 from sdxl_lightning_mcp.devices import Device
-from sdxl_lightning_mcp.errors import SdxlLightningError, WeightsError
+from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, WeightsError
 from sdxl_lightning_mcp.hardware import Accelerator, accelerators
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
@@ -39,7 +41,28 @@ async def examine(settings: Settings) -> bool:
         except SdxlLightningError as error:
             print(f"missing  {name}: {error}")
             well = False
+    for client in clients():
+        well &= _entered(client)
     return well
+
+
+def _entered(client: Client) -> bool:
+    """Prints whether a client that is here can start the server; False where it would fail."""
+    cure = f"sdxl-lightning-mcp install {client.name}"
+    try:
+        entry = client.current()
+    except SettingsError as error:
+        print(f"missing  {client.name}: {error} Correct it, then: {cure}")
+        return False
+    if entry is None:
+        print(f"optional {client.name}: it is here and does not know this server yet: {cure}")
+        return True
+    command = str(entry.get("command"))
+    if shutil.which(command) is None or not os.path.isabs(command):
+        print(f"missing  {client.name}: it starts {command}, which is not there: {cure}")
+        return False
+    print(f"ok       {client.name}: it starts {command}, as {client.file} says")
+    return True
 
 
 async def _software(_: Settings) -> str:

@@ -12,6 +12,7 @@ SdxlLightningError
 │   ├── RateLimitError     this caller has asked for too many in this minute
 │   └── ClosingError       the server is about to end
 ├── RunFailedError         a run was carried out and did not end in a picture
+├── RunNotFoundError       no run has that id
 └── RunCanceledError       a run was stopped before it ended
 
 Each face translates this tree once: MCP into a tool error's text, the command line into lines
@@ -114,6 +115,12 @@ class RunFailedError(SdxlLightningError):
     """A run that did not end in a picture; the text is the reason."""
 
     code = "run_failed"
+
+
+class RunNotFoundError(SdxlLightningError, LookupError):
+    """No run has that id, as far as the caller may know."""
+
+    code = "run_not_found"
 
 
 class RunCanceledError(SdxlLightningError):

@@ -74,7 +74,6 @@ def open_runner(
 
 async def serve_stdio(settings: Settings, model: Model) -> None:
     """Serves MCP over stdin and stdout until stdin ends; then the worker is gone too."""
-    from mcp.server.runner import serve_loop
     from mcp.server.stdio import stdio_server
 
     from sdxl_lightning_mcp.faces import mcp
@@ -84,11 +83,11 @@ async def serve_stdio(settings: Settings, model: Model) -> None:
     opening = open_runner(settings, model, record=record)
     with closing(record):
         async with stdio_server() as (incoming, outgoing), opening as runner:
-            server = mcp.build(runner, model, settings.preview_bytes)
-            # The handshake era only: a client that probes for the newer one and then shakes hands
-            # on the same pipe, as Claude Code does, is refused by a server that answers the probe.
-            async with server.lifespan(server) as state:
-                await serve_loop(server, incoming, outgoing, lifespan_state=state)
+            server = mcp.build(
+                runner, model, settings.preview_bytes, settings.wait_seconds, record=record
+            )
+            only = settings.protocol == "handshake"
+            await mcp.serve(server, incoming, outgoing, handshake_only=only)
 
 
 async def serve_http(settings: Settings, model: Model) -> None:

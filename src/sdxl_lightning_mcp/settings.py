@@ -59,6 +59,22 @@ class Settings(BaseModel):
         le=100_000,
         description="The most bytes of the JPEG a tool result carries; the file is always whole.",
     )
+    wait_seconds: float = Field(
+        45,
+        ge=0,
+        allow_inf_nan=False,
+        description=(
+            "After so long a tool call answers with the run's id instead of its picture, and "
+            "get_image waits on: clients give up after a minute or more."
+        ),
+    )
+    protocol: Literal["both", "handshake"] = Field(
+        "both",
+        description=(
+            "Which eras of MCP are spoken over stdio; handshake is only that up to 2025-11-25, for "
+            "clients that cannot deal with an answer to their probe for the newer one."
+        ),
+    )
     max_queue: int = Field(32, ge=1, le=10_000, description="How many runs may wait.")
     max_batch: int = Field(
         1,
@@ -181,7 +197,7 @@ class Settings(BaseModel):
             )
         return joined
 
-    @field_validator("device", "vae", "log_level", mode="before")
+    @field_validator("device", "vae", "protocol", "log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -227,6 +243,12 @@ def environment(settings: Settings) -> dict[str, str]:
 def visible_gpus() -> str | None:
     """CUDA_VISIBLE_DEVICES, which says to torch which GPUs there are; None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def claude_code_folder() -> Path | None:
+    """CLAUDE_CONFIG_DIR, where a person keeps the settings of Claude Code; None if not set."""
+    given = os.environ.get("CLAUDE_CONFIG_DIR")
+    return Path(given) if given else None
 
 
 def _explain(name: str, message: str, value: object, flags: Mapping[str, object]) -> str:

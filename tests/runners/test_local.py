@@ -41,7 +41,7 @@ async def test_a_run_tells_how_it_goes_and_ends_in_a_file(
             messages = [progress.message async for progress in run.updates()]
             path = await run.finished()
     assert messages[0] == "starting"
-    assert messages[-2:] == ["step 4 of 4", "succeeded"]
+    assert messages[-2:] == ["step 4 of 4, encoding", "succeeded"]
     assert run.status is Status.SUCCEEDED
     assert run.notes == ["a note"]
     assert path.parent == tmp_path
@@ -58,7 +58,7 @@ async def test_the_end_is_told_also_to_a_watcher_that_is_busy_when_it_comes(
             seen: list[str] = []
             async for progress in run.updates():
                 seen.append(progress.message)
-                if progress.message == "step 4 of 4":
+                if progress.message == "step 4 of 4, encoding":
                     await run.finished()
     assert seen[-1] == "succeeded"
 

@@ -106,12 +106,17 @@ def http_text(server: str) -> str:
     return "\n\n".join(lines)
 
 
-def skill() -> str:
-    """The text of SKILL.md: in the wheel beside the package, in a checkout at its root."""
+def skill_folder() -> Path:
+    """Where the skill lies: in the wheel beside the package, in a checkout at its root."""
     for root in (PACKAGE, PACKAGE.parents[1]):
-        if (path := root / SKILL).is_file():
-            return path.read_text("utf-8")
+        if (root / SKILL).is_file():
+            return (root / SKILL).parent
     raise FileNotFoundError(f"{SKILL} is missing. Install the package again.")
+
+
+def skill() -> str:
+    """The text of SKILL.md."""
+    return (skill_folder() / SKILL.name).read_text("utf-8")
 
 
 def skill_description() -> str:

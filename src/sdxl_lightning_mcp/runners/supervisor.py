@@ -147,7 +147,8 @@ class Supervisor:
                 self._announce(run, expected)
             case Stepped(step=step):
                 run.step = step
-                run.message = f"step {step} of {run.parameters.steps}"
+                last = ", encoding" if step == run.parameters.steps else ""
+                run.message = f"step {step} of {run.parameters.steps}{last}"
                 run.changed()
 
     def _announce(self, run: Run, expected: float | None) -> None:

@@ -25,9 +25,13 @@ FETCH_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever makes a request: `owner` is whom its runs belong to, None where nobody asks."""
+    """Whoever makes a request: `owner` is whom its runs belong to, None where nobody asks.
+
+    `url` is how it reaches this server.
+    """
 
     owner: str | None = None
+    url: str = ""
 
 
 # The caller of the request that is being answered, for what is behind the MCP SDK too.
@@ -52,7 +56,7 @@ class Access:
             Refusal: 401, without a valid key or token where one is needed.
         """
         if not await self.required():
-            return Caller()
+            return Caller(None, url)
         scheme, _, token = headers.get("authorization", "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -63,11 +67,11 @@ class Access:
                 raise self._refused(url, "key_unknown", "There is no such key.")
             if key.revoked:
                 raise self._refused(url, "key_revoked", f"The key {key.id} was revoked.")
-            return Caller(key.id)
+            return Caller(key.id, url)
         if self._oauth is None:
             raise self._refused(url, "key_unknown", "There is no such key.")
         try:
-            return Caller(await self._oauth.subject(token, url))
+            return Caller(await self._oauth.subject(token, url), url)
         except jwt.PyJWTError as error:
             raise self._refused(
                 url, "token_invalid", f"The token is not accepted: {error}."

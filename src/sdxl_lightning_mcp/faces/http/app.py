@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdxl_lightning_mcp.errors import InvalidRequestError, Problem, SdxlLightningError
 from sdxl_lightning_mcp.faces import mcp
+from sdxl_lightning_mcp.faces.http.access import caller
 from sdxl_lightning_mcp.faces.http.body import MOST_BYTES
 from sdxl_lightning_mcp.faces.http.callbacks import Callbacks
 from sdxl_lightning_mcp.faces.http.gate import Gate
@@ -24,6 +25,7 @@ from sdxl_lightning_mcp.faces.http.openai import OpenAI
 from sdxl_lightning_mcp.faces.http.operation import Metrics, Operation
 from sdxl_lightning_mcp.faces.http.pages import Pages
 from sdxl_lightning_mcp.faces.http.problems import Refusal, refusal
+from sdxl_lightning_mcp.faces.http.replies import image_link
 from sdxl_lightning_mcp.faces.http.rest import Rest
 from sdxl_lightning_mcp.faces.http.runs import Runs
 from sdxl_lightning_mcp.faces.http.site import Site
@@ -37,7 +39,15 @@ def build(site: Site, metrics: Metrics, callbacks: Callbacks) -> ASGIApp:
         metrics: What is counted; it is told of refusals here, of runs by the runner.
         callbacks: Who is told of a run's end.
     """
-    server = mcp.build(site.runner, site.model, site.settings.preview_bytes)
+    server = mcp.build(
+        site.runner,
+        site.model,
+        site.settings.preview_bytes,
+        site.settings.wait_seconds,
+        record=site.record,
+        locate=lambda _, run: image_link(run, caller.get().url, site.links),
+        owner_of=lambda _: caller.get().owner,
+    )
     # Host and Origin are checked by the gate, for all faces alike.
     sessions = StreamableHTTPSessionManager(app=server, max_request_body_size=MOST_BYTES)
 

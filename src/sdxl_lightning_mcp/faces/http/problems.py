@@ -12,6 +12,7 @@ from sdxl_lightning_mcp.errors import (
     InvalidRequestError,
     Problem,
     RunCanceledError,
+    RunNotFoundError,
     SdxlLightningError,
     StorageError,
     UnknownModelError,
@@ -23,6 +24,7 @@ TYPE = "urn:sdxl-lightning-mcp:problem:"
 STATUS: dict[type[SdxlLightningError], int] = {
     InvalidRequestError: 422,
     UnknownModelError: 404,
+    RunNotFoundError: 404,
     ClosingError: 503,
     BusyError: 429,
     StorageError: 507,

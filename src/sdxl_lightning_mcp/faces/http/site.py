@@ -18,10 +18,10 @@ from sdxl_lightning_mcp.errors import (
     Problem,
     QueueFullError,
     RateLimitError,
+    RunNotFoundError,
     UnknownModelError,
 )
 from sdxl_lightning_mcp.faces.http.access import Access, Links, caller
-from sdxl_lightning_mcp.faces.http.problems import Refusal
 from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.request import read_request, request_schema, resolve
 from sdxl_lightning_mcp.run import Origin, Run
@@ -181,12 +181,12 @@ class Site:
         """The caller's run of this id, under way or from the record.
 
         Raises:
-            Refusal: 404; whether there is one of somebody else's is not told.
+            RunNotFoundError: There is none; whether somebody else has one is not told.
         """
         owner = caller.get().owner
         run = self.runner.find(run_id)
         if run is None:
             run = await anyio.to_thread.run_sync(self.record.find, run_id, owner)
         if run is None:
-            raise Refusal(404, "run_not_found", f"There is no run {run_id[:60]!r}.")
+            raise RunNotFoundError(f"There is no run {run_id[:60]!r}.")
         return run
