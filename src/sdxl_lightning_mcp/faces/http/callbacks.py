@@ -23,8 +23,8 @@ from sdxl_lightning_mcp.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Seconds after each attempt that was not heard, as Standard Webhooks suggests.
-PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0)
+# Seconds after each attempt that was not heard; the last is the seventh, after nine hours.
+PAUSES = (1.0, 10.0, 60.0, 600.0, 3600.0, 28_800.0)
 SECONDS = 15.0
 AT_ONCE = 8
 LONGEST_URL = 2048

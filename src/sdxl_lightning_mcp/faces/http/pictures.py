@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 FORMATS = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -18,6 +19,10 @@ def converted(path: Path, width: int | None, format: str) -> bytes:
         if format == "jpeg" and not narrower:
             return path.read_bytes()
         marks = {name: picture.info[name] for name in ("exif", "xmp") if name in picture.info}
+        if format == "png" and "xmp" in marks:
+            # Where PNG files have it (XMP specification, part 3); Pillow writes it only as text.
+            marks["pnginfo"] = PngInfo()
+            marks["pnginfo"].add_itxt("XML:com.adobe.xmp", marks.pop("xmp").decode("utf-8"))
         made: Image.Image = picture
         if width is not None and narrower:
             size = width, max(1, round(picture.height * width / picture.width))
