@@ -10,7 +10,8 @@ from sdxl_lightning_mcp.faces.http.problems import Refusal
 
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 32
-SECONDS = 20.0
+SECONDS = 10.0
+CLOSE = {"Connection": "close"}
 
 
 async def read_object(request: Request) -> dict[str, Any]:
@@ -29,7 +30,10 @@ async def read_object(request: Request) -> dict[str, Any]:
             content = await _read(request)
     except TimeoutError:
         raise Refusal(
-            408, "slow_body", f"The body did not come within {SECONDS:g} s. Send it at once."
+            408,
+            "slow_body",
+            f"The body did not come within {SECONDS:g} s. Send it at once.",
+            headers=CLOSE,
         ) from None
     found = parse(content)
     if not isinstance(found, dict):
@@ -43,7 +47,8 @@ async def _read(request: Request) -> bytes:
         async for chunk in request.stream():
             content += chunk
             if len(content) > MOST_BYTES:
-                raise Refusal(413, "body_too_large", f"A body has at most {MOST_BYTES:,} bytes.")
+                most = f"A body has at most {MOST_BYTES:,} bytes."
+                raise Refusal(413, "body_too_large", most, headers=CLOSE)
     except ClientDisconnect:
         raise Refusal(400, "cut_short", "The body ended before its length.") from None
     return bytes(content)

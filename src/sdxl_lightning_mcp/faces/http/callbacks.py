@@ -28,6 +28,7 @@ PAUSES = (1.0, 10.0, 60.0, 600.0, 3600.0, 28_800.0)
 SECONDS = 15.0
 AT_ONCE = 8
 LONGEST_URL = 2048
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 EVENTS = {
     Status.SUCCEEDED: "run.succeeded",
     Status.FAILED: "run.failed",
@@ -203,8 +204,10 @@ def is_public(address: str) -> bool:
         ValueError: It is no IP address.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
-    return ip.is_global and not ip.is_multicast and (mapped is None or mapped.is_global)
+    if isinstance(ip, ipaddress.IPv6Address):
+        # Addresses that stand for others (6to4) or lead through translators stay out.
+        return ip in GLOBAL_UNICAST and ip.is_global and ip.sixtofour is None
+    return ip.is_global and not ip.is_multicast
 
 
 class PublicOnly(httpcore2.AsyncNetworkBackend):

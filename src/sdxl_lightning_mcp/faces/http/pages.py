@@ -25,7 +25,11 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-ASSETS = {"page.js": "text/javascript", "page.css": "text/css"}
+ASSETS = {
+    "page.js": ("http/page", "text/javascript; charset=utf-8"),
+    "page.css": ("http/page", "text/css; charset=utf-8"),
+    "icon.png": ("mcp", "image/png"),
+}
 
 
 class Pages:
@@ -105,8 +109,9 @@ class Pages:
         """The page's own script and style."""
         if name not in ASSETS:
             raise Refusal(404, "not_found", f"There is no {name[:60]!r}.")
-        content = files("sdxl_lightning_mcp.faces.http").joinpath("page", name).read_bytes()
-        return Response(content, media_type=f"{ASSETS[name]}; charset=utf-8")
+        folder, kind = ASSETS[name]
+        content = files("sdxl_lightning_mcp.faces").joinpath(folder, name).read_bytes()
+        return Response(content, headers={"Content-Type": kind})
 
     async def page(self, model: str, request: Request) -> Response:
         """What the model is, how to call it, and a form to try it."""
