@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +12,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, Streamable
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdxl_lightning_mcp.errors import InvalidRequestError, Problem, SdxlLightningError
@@ -102,23 +102,23 @@ def _tell_errors(app: FastAPI, metrics: Metrics) -> None:
     """Every error becomes a problem, whoever raised it."""
 
     def handler(
-        translate: Callable[[Any], Refusal],
+        translate: Callable[[Any, Request], Refusal],
     ) -> Callable[[Request, Exception], Awaitable[Response]]:
         async def handle(request: Request, error: Exception) -> Response:
-            refused = translate(error)
+            refused = translate(error, request)
             metrics.refused.labels(refused.code).inc()
             return refused.response(request.state.request_id, request.url.path)
 
         return handle
 
-    app.add_exception_handler(Refusal, handler(lambda error: error))
-    app.add_exception_handler(SdxlLightningError, handler(refusal))
+    app.add_exception_handler(Refusal, handler(lambda error, _: error))
+    app.add_exception_handler(SdxlLightningError, handler(lambda error, _: refusal(error)))
     app.add_exception_handler(RequestValidationError, handler(_invalid))
     app.add_exception_handler(HTTPException, handler(_http))
     app.add_exception_handler(Exception, handler(_unexpected))
 
 
-def _invalid(error: RequestValidationError) -> Refusal:
+def _invalid(error: RequestValidationError, _: Request) -> Refusal:
     """FastAPI's own errors, which are those of queries and paths."""
     return refusal(
         InvalidRequestError(
@@ -130,16 +130,25 @@ def _invalid(error: RequestValidationError) -> Refusal:
     )
 
 
-def _http(error: HTTPException) -> Refusal:
+def _http(error: HTTPException, request: Request) -> Refusal:
     codes = {404: "not_found", 405: "method_not_allowed"}
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # The framework tells the methods of one route; a path may have several.
+        found = [route.methods for route in request.app.routes if _leads(route, request)]
+        headers["Allow"] = ", ".join(sorted({name for names in found for name in names or ()}))
     return Refusal(
         error.status_code,
         codes.get(error.status_code, "http_error"),
         f"{error.detail}. What there is: /api/openapi.public.json",
-        headers=error.headers,
+        headers=headers,
     )
 
 
-def _unexpected(_: Exception) -> Refusal:
+def _leads(route: BaseRoute, request: Request) -> TypeGuard[Route]:
+    return isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+
+
+def _unexpected(_: Exception, __: Request) -> Refusal:
     # The server that runs this logs it with its traceback.
     return Refusal(500, "internal_error", "Something went wrong here; the log says what.")

@@ -46,6 +46,11 @@ class Callbacks:
         self._private = settings.callback_private
         self._wake = anyio.Event()
 
+    @property
+    def allowed(self) -> bool:
+        """Whether there are any."""
+        return self._webhook is not None
+
     def check(self, url: object) -> str | None:
         """A callback's address as it came in.
 

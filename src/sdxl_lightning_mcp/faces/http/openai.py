@@ -187,12 +187,13 @@ def _read(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, allowed in FIXED.items():
         choose(name, " or ".join(map(str, allowed)), None, body.get(name) in allowed)
     wish = {name: value for name, value in body.items() if name not in (*OWN, *FIXED)}
+    problems += [
+        Problem(side, "it instead of the size", "size: WIDTHxHEIGHT")
+        for side in ("width", "height")
+        if wish.pop(side, None) is not None
+    ]
     if sized:
-        for side, value in zip(("width", "height"), sized.groups(), strict=True):
-            if wish.get(side) not in (None, int(value)):
-                got = f"{size} and {side} {wish[side]}"
-                problems.append(Problem("size", got, "the size or width and height, not both"))
-            wish[side] = int(value)
+        wish |= {"width": int(sized[1]), "height": int(sized[2])}
     for name in wish:
         if name not in GenerationRequest.model_fields:
             known = ", ".join([*GenerationRequest.model_fields, *OWN])

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import SdxlLightningError
 from sdxl_lightning_mcp.faces.http.problems import Refusal
+from sdxl_lightning_mcp.faces.http.replies import ReadyReply
 from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.faces.http.spec import answers
 from sdxl_lightning_mcp.run import Run, Status
@@ -133,8 +134,7 @@ class Operation:
             self.readyz,
             operation_id="readyz",
             summary="Whether runs would be carried out now",
-            responses=answers("application/json", 200, refused=(503,)),
-            **plain,
+            responses=answers(ReadyReply, 200, refused=(503,)),
         )
         route(
             "/metrics",

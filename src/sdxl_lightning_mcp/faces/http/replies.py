@@ -111,6 +111,13 @@ class UsageReply(_Reply):
     days: list[UsageDay]
 
 
+class ReadyReply(_Reply):
+    """Runs would be carried out now; `state` is the device's."""
+
+    ready: Literal[True]
+    state: str
+
+
 class Image(_Reply):
     """One picture in OpenAI's form, and the run that made it."""
 

@@ -42,7 +42,7 @@ class Rest:
             methods=["POST"],
             operation_id="createRun",
             summary="Make a picture",
-            openapi_extra=asks("run", schema),
+            openapi_extra=asks("run", schema, callbacks=self._callbacks.allowed),
             responses=answers(RunReply, 201, 202, refused=REFUSED),
             status_code=201,
         )
@@ -52,7 +52,7 @@ class Rest:
             methods=["POST"],
             operation_id="createBatch",
             summary="Make up to 100 pictures",
-            openapi_extra=asks("batch", schema),
+            openapi_extra=asks("batch", schema, callbacks=self._callbacks.allowed),
             responses=answers(BatchReply, 201, 202, refused=REFUSED),
             status_code=202,
         )

@@ -45,13 +45,14 @@ _IDEMPOTENCY: Json = {
     "description": "The same key and body within 24 hours is answered by the same runs.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
+_CALLBACK: Json = {
+    "type": ["string", "null"],
+    "maxLength": 2048,
+    "pattern": "^https?://",
+    "description": "Is told of the end, signed (Standard Webhooks).",
+}
 _EXTRAS: Json = {
     "metadata": {"type": ["object", "null"], "description": "Yours; it comes back with the run."},
-    "callback_url": {
-        "type": ["string", "null"],
-        "maxLength": 2048,
-        "description": "Is told of the end, signed (Standard Webhooks), where that is allowed.",
-    },
     "client_ref": {
         "type": ["string", "null"],
         "maxLength": 255,
@@ -69,9 +70,11 @@ def nullable(schema: Json) -> Json:
     return {**schema, "properties": properties}
 
 
-def asks(kind: str, schema: Json) -> Json:
+def asks(kind: str, schema: Json, *, callbacks: bool = False) -> Json:
     """The request of `run`, `batch` or `image` (OpenAI's), for a route's openapi_extra."""
     wish = nullable(schema)
+    off = {"type": "null", "description": "Callbacks are off on this server."}
+    extras = {**_EXTRAS, "callback_url": _CALLBACK if callbacks else off}
     parameters = [_IDEMPOTENCY]
     if kind == "image":
         body, examples = (
@@ -87,11 +90,11 @@ def asks(kind: str, schema: Json) -> Json:
         )
     elif kind == "batch":
         inputs = {"type": "array", "minItems": 1, "maxItems": 100, "items": wish}
-        body = _object({"inputs": inputs, **_EXTRAS}, "inputs")
+        body = _object({"inputs": inputs, **extras}, "inputs")
         examples = {"two pictures": {"inputs": [EXAMPLE, SMALL]}}
         parameters = [_PREFER, *parameters]
     else:
-        body = _object({"input": wish, **_EXTRAS}, "input")
+        body = _object({"input": wish, **extras}, "input")
         examples = {
             "a picture": {"input": EXAMPLE},
             "a small one": {"input": SMALL, "client_ref": "order-17", "metadata": {"page": 3}},
@@ -110,7 +113,7 @@ def answers(kind: Any, *statuses: int, refused: Sequence[int] = ()) -> dict[int 
     for status in statuses:
         found[status] = {"description": SAID[status]}
         if isinstance(kind, str):
-            found[status]["content"] = {kind: {"schema": {"type": "string"}}}
+            found[status]["content"] = {kind: {}}
         elif kind is not None:
             found[status]["model"] = kind
     for status in refused:
@@ -158,8 +161,9 @@ def _object(properties: Json, *required: str) -> Json:
 
 def _openai(wish: Json) -> Json:
     sides = wish["properties"]["width"]
+    inputs = {k: field for k, field in wish["properties"].items() if k not in ("width", "height")}
     properties = {
-        **wish["properties"],
+        **inputs,
         "model": {"type": ["string", "null"], "description": "A model of /v1/models."},
         "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 10, "default": 1},
         "size": {
