@@ -84,6 +84,8 @@ def server_json() -> dict[str, Any]:
                         **({} if field.default in (None, ()) else {"default": str(field.default)}),
                     }
                     for name, field in Settings.model_fields.items()
+                    # This entry is about stdio.
+                    if not (field.description or "").startswith("`serve`")
                 ],
             }
         ],

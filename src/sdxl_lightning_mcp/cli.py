@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -31,6 +31,8 @@ from sdxl_lightning_mcp.settings import Settings
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
+
+    from sdxl_lightning_mcp.keys import Keys
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 LINE_SECONDS = 10
@@ -115,6 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(doctor)
     doctor.set_defaults(command=_doctor)
 
+    serve = commands.add_parser(
+        "serve", help="serve MCP, a runs API and OpenAI's images API over HTTP", allow_abbrev=False
+    )
+    _add_settings(serve, (*FLAGS, *SERVE_FLAGS))
+    serve.set_defaults(command=_serve_http)
+
+    _add_keys(commands.add_parser("keys", help="make, list and revoke the API keys of serve"))
+
     _add_bench(commands.add_parser("bench", help="measure how fast it is", allow_abbrev=False))
     return parser
 
@@ -133,12 +143,26 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.set_defaults(command=_bench)
 
 
+def _add_keys(keys: argparse.ArgumentParser) -> None:
+    verbs = keys.add_subparsers(metavar="VERB", required=True)
+    add = verbs.add_parser("add", help="make a key; it is printed once and never again")
+    add.add_argument("name", metavar="NAME", help="whose it is, for your own list")
+    add.set_defaults(command=_keys_add)
+    verbs.add_parser("list", help="every key there is or was").set_defaults(command=_keys_list)
+    revoke = verbs.add_parser("revoke", help="end a key, at once")
+    revoke.add_argument("id", metavar="ID", help="as `keys list` shows it")
+    revoke.set_defaults(command=_keys_revoke)
+    for parser in (keys, *verbs.choices.values()):
+        _add_settings(parser, ("data_dir",))
+
+
 FLAGS = ("model", "lora", "vae", "speed", "device", "output_dir", "data_dir")
+SERVE_FLAGS = ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "max_queue")
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str] = FLAGS) -> None:
     # SUPPRESS lets a flag stand before or after the command without undoing the other.
-    for name in FLAGS:
+    for name in names:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             action="append" if name == "lora" else "store",
@@ -149,7 +173,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
-    return Settings.load(**{name: given.get(name) for name in FLAGS})
+    return Settings.load(**{name: given.get(name) for name in (*FLAGS, *SERVE_FLAGS)})
 
 
 def _quiet_settings(parsed: argparse.Namespace) -> Settings:
@@ -194,6 +218,47 @@ def _serve(parsed: argparse.Namespace) -> None:
     # A thread that waits for stdin keeps an orderly end from coming; the worker ends by itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     anyio.run(serve_stdio, settings, model)
+
+
+def _serve_http(parsed: argparse.Namespace) -> None:
+    from sdxl_lightning_mcp.faces.http.operation import JsonLines
+    from sdxl_lightning_mcp.server import choose_model, serve_http
+
+    settings = _settings(parsed)
+    model = choose_model(settings)
+    _start_logging(settings)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonLines())
+    anyio.run(serve_http, settings, model)
+
+
+def _keys_add(parsed: argparse.Namespace) -> None:
+    with _keys(parsed) as keys:
+        key, text = keys.add(parsed.name)
+    print(f"Key {key.id} of {key.name}; keep it, it is not shown again:", file=sys.stderr)
+    print(text)
+
+
+def _keys_list(parsed: argparse.Namespace) -> None:
+    with _keys(parsed) as keys:
+        for key in keys.all():
+            ended = f"revoked {key.revoked:%Y-%m-%d}" if key.revoked else "valid"
+            print(f"{key.id}  {key.created:%Y-%m-%d}  {ended:<18}  {key.name}")
+
+
+def _keys_revoke(parsed: argparse.Namespace) -> None:
+    with _keys(parsed) as keys:
+        key = keys.revoke(parsed.id)
+    print(f"Key {key.id} of {key.name} is revoked.")
+
+
+@contextmanager
+def _keys(parsed: argparse.Namespace) -> Generator["Keys"]:
+    from sdxl_lightning_mcp.database import Database
+    from sdxl_lightning_mcp.keys import Keys
+
+    with closing(Database(_settings(parsed).data_dir)) as database:
+        yield Keys(database)
 
 
 def _generate(parsed: argparse.Namespace) -> None:

@@ -39,13 +39,18 @@ CREATE TABLE usage (
     PRIMARY KEY (owner, day, status)
 ) STRICT;
 CREATE TABLE keys (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, hash TEXT NOT NULL UNIQUE,
-    created REAL NOT NULL, used REAL, revoked REAL
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, hash TEXT NOT NULL, created REAL NOT NULL,
+    revoked REAL
 ) STRICT;
-CREATE TABLE idempotency (
+CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE answers (
     owner TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, created REAL NOT NULL,
-    runs TEXT NOT NULL, answered INTEGER NOT NULL DEFAULT 0,
+    session TEXT NOT NULL, runs TEXT NOT NULL, answered INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (owner, key)
+) STRICT;
+CREATE TABLE callbacks (
+    run TEXT PRIMARY KEY, url TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL, outcome TEXT
 ) STRICT;
 """
 

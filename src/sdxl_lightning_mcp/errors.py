@@ -7,7 +7,10 @@ SdxlLightningError
 ├── WeightsError           a weight file is missing, cut short, or not the one expected
 ├── DeviceMemoryError      a model does not fit into the device's memory
 ├── StorageError           the picture cannot be written
-├── QueueFullError         too many runs are waiting already
+├── BusyError              a run is not taken in now; says when to come again
+│   ├── QueueFullError     too many runs are waiting already
+│   ├── RateLimitError     this caller has asked for too many in this minute
+│   └── ClosingError       the server is about to end
 ├── RunFailedError         a run was carried out and did not end in a picture
 ├── RunNotFoundError       no run has that id
 └── RunCanceledError       a run was stopped before it ended
@@ -80,10 +83,32 @@ class StorageError(SdxlLightningError, OSError):
     code = "storage_unwritable"
 
 
-class QueueFullError(SdxlLightningError):
+class BusyError(SdxlLightningError):
+    """A run that is not taken in now, and may be in `seconds`."""
+
+    code = "busy"
+
+    def __init__(self, text: str, seconds: int = 1) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+
+
+class QueueFullError(BusyError):
     """As many runs as may wait are waiting already."""
 
     code = "queue_full"
+
+
+class RateLimitError(BusyError):
+    """This caller has asked for as many runs in this minute as it may."""
+
+    code = "rate_limited"
+
+
+class ClosingError(BusyError):
+    """The server finishes what it has and takes nothing in any more."""
+
+    code = "closing"
 
 
 class RunFailedError(SdxlLightningError):

@@ -61,7 +61,7 @@ class Record:
     def __init__(self, database: Database, store: Store, command: str) -> None:
         self.database = database
         self.session = uuid.uuid4().hex
-        self._store = store
+        self.store = store
         self._command = command
         self._lock = threading.Lock()
         self._living: FileLock | None = None
@@ -287,7 +287,7 @@ class Record:
 
     def _adopt(self, run: Run) -> bool:
         """Whether the picture was written before the end of the run could be recorded."""
-        found = self._store.find(run.id, run.parameters)
+        found = self.store.find(run.id, run.parameters)
         if found is None:
             return False
         run.path, run.size = found, found.stat().st_size

@@ -1,13 +1,16 @@
 """Composition: settings -> runner and store -> faces."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, closing
+
+import anyio
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.database import Database
 from sdxl_lightning_mcp.devices import Device, find_devices
 from sdxl_lightning_mcp.hardware import accelerators
-from sdxl_lightning_mcp.record import Record
+from sdxl_lightning_mcp.record import SERVE, Record
+from sdxl_lightning_mcp.run import Run
 from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.selection import select
@@ -47,11 +50,12 @@ def open_runner(
     model: Model,
     devices: Sequence[Device] | None = None,
     record: Record | None = None,
+    ended: Callable[[Run], None] | None = None,
 ) -> AbstractAsyncContextManager[Runner]:
     """The runner that the settings ask for, loading in the background once it is entered.
 
-    It runs on all devices that the settings name, or on `devices` only; its runs are on `record`,
-    where there is one.
+    It runs on all devices that the settings name, or on `devices` only. Its runs are on `record`,
+    where there is one, and `ended` is told each that has ended.
 
     Raises:
         SettingsError: A device is not here.
@@ -67,6 +71,7 @@ def open_runner(
         log_level=settings.log_level,
         preview_bytes=settings.preview_bytes,
         record=record,
+        **({"ended": ended} if ended else {}),
     )
 
 
@@ -86,3 +91,31 @@ async def serve_stdio(settings: Settings, model: Model) -> None:
             )
             only = settings.protocol == "handshake"
             await mcp.serve(server, incoming, outgoing, handshake_only=only)
+
+
+async def serve_http(settings: Settings, model: Model) -> None:
+    """Serves all HTTP faces until SIGTERM or Ctrl-C; what is left then waits for the next start.
+
+    Raises:
+        SettingsError: Others could reach it, and nothing says who may; or the port is taken.
+        StorageError: The record cannot be used.
+    """
+    from sdxl_lightning_mcp.faces.http.app import build
+    from sdxl_lightning_mcp.faces.http.parts import Parts
+    from sdxl_lightning_mcp.faces.http.serving import Server, listen
+
+    record = open_record(settings, SERVE)
+    with closing(record):
+        parts = Parts(settings, model, record)
+        await parts.check()
+        with listen(settings) as here:
+            async with open_runner(settings, model, record=record, ended=parts.ended) as runner:
+                site = parts.site(runner)
+                await parts.resume(runner)
+                server = Server(build(site, parts.metrics, parts.callbacks), site.runner, settings)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(parts.callbacks.deliver)
+                    tasks.start_soon(parts.prune)
+                    tasks.start_soon(server.drain_when_asked)
+                    await server.serve([here])
+                    tasks.cancel_scope.cancel()

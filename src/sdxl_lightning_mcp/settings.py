@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -114,7 +114,89 @@ class Settings(BaseModel):
         "info", description="How much is logged, on stderr."
     )
 
-    @field_validator("lora", mode="before")
+    host: str = Field(
+        "127.0.0.1",
+        description="`serve`: the address to listen at. Any but this machine's own needs keys.",
+    )
+    port: int = Field(8000, ge=0, le=65_535, description="`serve`: the port; 0 is any free one.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#]+$",
+        description=(
+            "`serve`: how clients reach the server, https://pictures.example.org, where a proxy "
+            "stands before it; links begin with it."
+        ),
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="`serve`: the names by which it is reached, besides localhost; with commas."
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description="`serve`: web pages of other origins that may call it, https://app.example.org.",
+    )
+    oauth_issuer: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="`serve`: the OAuth server whose access tokens (JWT) are accepted.",
+    )
+    oauth_audience: str | None = Field(
+        None, description="`serve`: the audience those tokens must be for; else the public URL."
+    )
+    oauth_scope: str | None = Field(None, description="`serve`: a scope those tokens must have.")
+    runs_per_minute: int = Field(
+        0,
+        ge=0,
+        description="`serve`: how many runs a key may ask for in a minute; 0 is any number.",
+    )
+    queue_share: float = Field(
+        1.0, gt=0, le=1, description="`serve`: the share of the queue that one key may fill."
+    )
+    price: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="`serve`: what a picture costs; in runs and usage.",
+    )
+    callback_secret: str | None = Field(
+        None,
+        pattern=r"^whsec_[A-Za-z0-9+/]{32,}=*$",
+        description=(
+            "`serve`: allows callbacks, and signs them (Standard Webhooks): whsec_ and at least 24 "
+            "random bytes as base64."
+        ),
+    )
+    callback_private: bool = Field(
+        False, description="`serve`: callbacks may also go to private addresses, and without TLS."
+    )
+    link_minutes: float = Field(
+        60, gt=0, allow_inf_nan=False, description="`serve`: how long links to pictures hold."
+    )
+    keep_runs: int = Field(
+        10_000, ge=1, description="How many finished runs are kept on record, with their pictures."
+    )
+    keep_days: float = Field(
+        0, ge=0, allow_inf_nan=False, description="For how many days; 0 is for ever."
+    )
+    keep_gigabytes: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How much the pictures of `serve` may take; 0 is any amount.",
+    )
+    disk_gigabytes: float = Field(
+        1,
+        ge=0,
+        allow_inf_nan=False,
+        description="`serve`: with less free for pictures it is not ready.",
+    )
+    drain_seconds: float = Field(
+        25,
+        ge=0,
+        allow_inf_nan=False,
+        description="`serve`: how long it goes on after SIGTERM; what is left waits for the next.",
+    )
+
+    @field_validator("lora", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -173,8 +255,13 @@ class Settings(BaseModel):
 def environment(settings: Settings) -> dict[str, str]:
     """This process's environment with these settings in it, for a process that shall have them."""
     found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    told: dict[str, object] = {**settings.model_dump(), "lora": ",".join(settings.lora)}
-    said = {PREFIX + name.upper(): str(value) for name, value in told.items() if value is not None}
+    said = {
+        PREFIX + name.upper(): ",".join(cast(tuple[str, ...], value))
+        if isinstance(value, tuple)
+        else str(value)
+        for name, value in settings.model_dump().items()
+        if value is not None
+    }
     return found | said
 
 

@@ -66,7 +66,11 @@ def bench(settings: Settings, wish: Wish) -> Report:
     asked = f"{model.checkpoint.name}, {plan.side}x{plan.side}, {model.default_steps} steps"
     report = Report({**this_machine(), "pictures": asked})
     with tempfile.TemporaryDirectory(prefix="sdxl-lightning-bench-") as folder:
-        place = {"output_dir": settings.output_dir or Path(folder), "max_queue": QUEUE}
+        place = {
+            "output_dir": settings.output_dir or Path(folder),
+            "data_dir": Path(folder),
+            "max_queue": QUEUE,
+        }
         settings = settings.model_copy(update=place)
         try:
             anyio.run(measure, Bench(settings, model, plan, report, _tell))

@@ -59,6 +59,10 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    async def take(self, runs: Sequence[Run]) -> None:
+        """Takes runs in that are on record already, however many are waiting."""
+
+    @abstractmethod
     def find(self, run_id: str) -> Run | None:
         """The run of this id, while it is under way here; what has ended is in the record."""
 

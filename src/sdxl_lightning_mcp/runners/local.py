@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -35,6 +35,11 @@ _closed = RunCanceledError("The server was closed before the run ended.")
 EXACT_PLACES = 100
 
 
+def _log(run: Run) -> None:
+    error = f": {run.error}" if run.error else ""
+    log.info("run %s %s in %d ms%s", run.id, run.status, run.duration_ms, error)
+
+
 class LocalRunner(Runner):
     """Keeps the queue, and hands runs to the worker processes, one for each device.
 
@@ -47,9 +52,10 @@ class LocalRunner(Runner):
         store: Store,
         max_queue: int,
         record: Record | None = None,
+        ended: Callable[[Run], None] = _log,
     ) -> None:
         self.store = store
-        self._record = record
+        self._record, self._ended = record, ended
         self._max_queue = max_queue
         self._waiting: deque[Run] = deque()
         # Of runs that are being recorded, which then wait.
@@ -87,11 +93,12 @@ class LocalRunner(Runner):
         log_level: str = "info",
         preview_bytes: int | None = None,
         record: Record | None = None,
+        ended: Callable[[Run], None] = _log,
     ) -> AsyncGenerator["LocalRunner"]:
         """Starts loading in the background and yields the runner; ends the workers on leaving.
 
         With a `record`, every run is recorded before it is acknowledged, and so is its end before
-        it is told.
+        it is told. `ended` is told every run that has ended; unless said, it logs a line.
         """
         assignments = [
             Assignment(
@@ -105,7 +112,7 @@ class LocalRunner(Runner):
             )
             for device in devices
         ]
-        runner = cls(assignments, store, max_queue, record)
+        runner = cls(assignments, store, max_queue, record, ended)
         # Before anyone can submit: the first run says what is fetched for it.
         await runner._look_for_weights(model)
         raised: Exception | None = None
@@ -234,7 +241,9 @@ class LocalRunner(Runner):
         waiting = len(self._waiting) + self._arriving
         if waiting + count > self._max_queue:
             most = "the most allowed" if waiting >= self._max_queue else f"of {self._max_queue}"
-            raise QueueFullError(f"{waiting} runs are waiting, {most}. {self._expected_wait()}")
+            seconds = self._expected_wait()
+            cure = f"Try again in about {seconds} s." if seconds else "Try again soon."
+            raise QueueFullError(f"{waiting} runs are waiting, {most}. {cure}", max(1, seconds))
 
     def _begin(self, runs: Sequence[Run]) -> None:
         """Off the event loop: there is a place for the pictures, and the runs are on record."""
@@ -298,8 +307,7 @@ class LocalRunner(Runner):
         for run in runs:
             self._unended.pop(run.id, None)
             run.changed()
-            error = f": {run.error}" if run.error else ""
-            log.info("run %s %s in %d ms%s", run.id, run.status, run.duration_ms, error)
+            self._ended(run)
 
     async def _close(self) -> None:
         """Ends what is left when the runner is."""
@@ -323,11 +331,11 @@ class LocalRunner(Runner):
         free = [one for one in self._devices if len(one.running) < one.capacity - door]
         return min(free, key=lambda one: len(one.running), default=None)
 
-    def _expected_wait(self) -> str:
+    def _expected_wait(self) -> int:
+        """Seconds until what is here is done, as far as is known; else 0."""
         ready = sum(one.capacity > 0 for one in self._devices)
         runs = len(self._waiting) + sum(len(one.running) for one in self._devices)
-        seconds = math.ceil(self._mean_ms / 1000 * runs / max(1, ready))
-        return f"Try again in about {seconds} s." if seconds else "Try again soon."
+        return math.ceil(self._mean_ms / 1000 * runs / max(1, ready))
 
     async def _number_the_queue(self) -> None:
         """Tells everyone who waits what they wait for: once for changes that come together."""

@@ -1,0 +1,1 @@
+"""The HTTP faces: MCP, the runs API, OpenAI's images API, pages, operation."""
