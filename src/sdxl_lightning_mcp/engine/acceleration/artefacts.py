@@ -87,16 +87,21 @@ class Artefacts:
         if name in self._failed:
             return None
         if (self._folder / name).is_file():
-            self._load(name)
+            self._load(name, recipe.tuning.device)
         elif self._making is None:
             self._make(name, recipe)
         return self._loaded.get(name)
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str, device: torch.device) -> None:
         from torch._inductor import aoti_load_package
 
         try:
-            self._loaded[name] = aoti_load_package(str(self._folder / name))
+            self._loaded[name] = aoti_load_package(
+                str(self._folder / name),
+                # One thread calls, and a CUDA graph cannot record what would make others wait.
+                run_single_threaded=True,
+                device_index=-1 if device.index is None else device.index,
+            )
         except (RuntimeError, OSError) as error:
             self._give_up(name, f"it cannot be loaded: {str(error).splitlines()[0]}")
 
