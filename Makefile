@@ -21,11 +21,13 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev ## measure what the README claims, on this machine
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers
 	$(BIN)/python benchmarks/first_light.py
+	$(BIN)/python benchmarks/over_http.py
 
 figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers --pictures 500 \
 		--json benchmarks/bench.json --plot docs/speed.png
 	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
+	$(BIN)/python benchmarks/over_http.py --json benchmarks/over_http.json
 	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
 	$(BIN)/python scripts/write_docs.py
 
