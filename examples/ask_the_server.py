@@ -21,6 +21,12 @@ async def main() -> None:
             {"prompt": "a starry night over the mountains", "seed": 7},
             progress_callback=tell,
         )
+        # The first picture may wait for weights to be fetched: then there is an id to wait with.
+        while not result.is_error and result.content[0].type != "image":
+            run = result.meta["sdxl-lightning-mcp/run"]
+            result = await client.call_tool("get_image", {"id": run["id"]}, progress_callback=tell)
+    if result.is_error:
+        raise SystemExit(result.content[0].text)
     preview, text, link = result.content
     with open("preview.jpg", "wb") as file:
         file.write(base64.b64decode(preview.data))

@@ -41,6 +41,8 @@ def stdio_server(
             "HOME": home,
             "PATH": "/usr/bin:/bin",
             "SDXL_LIGHTNING_MODEL": "mini",
+            # On a busy machine a picture may take longer than clients wait.
+            "SDXL_LIGHTNING_WAIT_SECONDS": str(PATIENCE),
             **environment,
         },
         cwd=cwd,

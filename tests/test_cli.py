@@ -119,6 +119,7 @@ def test_doctor_tries_every_part_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert [line.split(":")[0] for line in ended.stdout.splitlines()] == [
         "ok       software",
         "ok       device",
+        "ok       memory",
         "ok       model",
         "ok       folder",
         "ok       picture",

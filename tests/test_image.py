@@ -1,6 +1,7 @@
 """JPEG files that carry their parameters, and previews within a budget."""
 
 import io
+import pickle
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -76,3 +77,21 @@ def test_a_preview_keeps_within_its_budget_and_its_shape(
     with Image.open(io.BytesIO(shown)) as opened:
         assert opened.format == "JPEG"
         assert opened.width / opened.height == pytest.approx(2, rel=0.05)
+
+
+def test_a_preview_from_the_pixels_is_made_without_decoding_and_the_pixels_do_not_travel(
+    parameters: Parameters,
+) -> None:
+    picture = Image.effect_noise((512, 512), 60).convert("RGB")
+    image = encode(picture, parameters, NOW)
+    assert image.picture is picture
+    ready = image.with_preview(20_000)
+    assert ready.picture is None
+    assert ready.shown is not None
+    assert len(ready.shown) <= 20_000
+    assert ready.jpeg == image.jpeg
+    # A small file is its own preview.
+    assert image.with_preview(10**6).shown == image.jpeg
+    sent = pickle.loads(pickle.dumps(image))
+    assert sent.picture is None
+    assert (sent.jpeg, sent.parameters, sent.shown) == (image.jpeg, parameters, None)

@@ -10,7 +10,7 @@ import anyio
 import pytest
 import synthetic
 from mcp import Client
-from support import PATIENCE, command, stdio_server
+from support import PATIENCE, ROOT, command, stdio_server
 
 from sdxl_lightning_mcp import jsonc
 from sdxl_lightning_mcp.clients import NAMES
@@ -44,6 +44,7 @@ COMMENTED = [
     '{\n  "mcpServers": { // all of them\n    "other": {"command": "a"} // the only one }\n  }\n}',
     '{\n  "a": 1, // one\n  /* two\n  lines */ "b": 2, // trailing comma\n}\n// end',
     '{"a": [1, 2,], "mcpServers": {"other": {},},}',
+    '{"mcpServers": {"a": 1 /* x */ } /* y */, "b": {"c": 2 /* z */ } /* , */ }',
     '{\n  "mcpServers": {\n    "other": {} /* } */\n    // before a comma\n    ,\n  },\n}\n',
 ]
 
@@ -218,3 +219,8 @@ async def test_what_is_printed_starts_the_server_from_an_empty_folder(tmp_path: 
     with anyio.fail_after(PATIENCE):
         async with Client(server, mode="legacy") as client:
             assert client.server_info.name == "sdxl-lightning-mcp"
+
+
+def test_the_readme_names_every_client() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert all(name in readme for name in NAMES)

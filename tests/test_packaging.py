@@ -30,6 +30,10 @@ def test_the_wheel_is_small_and_carries_weights_and_skill(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "sdxl_lightning_mcp/mini/unet/diffusion_pytorch_model.safetensors" in names
     assert "sdxl_lightning_mcp/skills/sdxl-lightning/SKILL.md" in names
+    assert "sdxl_lightning_mcp/skills/sdxl-lightning/references/prompts.md" in names
+    assert {f"sdxl_lightning_mcp/faces/mcp/{name}" for name in ("viewer.html", "icon.png")} < {
+        *names
+    }
     assert not [name for name in names if "train_mini" in name or name.startswith("tests")]
 
 

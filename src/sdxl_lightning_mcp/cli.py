@@ -102,7 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Flags are entered too: the client starts the server with them.",
         allow_abbrev=False,
     )
-    install.add_argument("client", nargs="?", choices=clients.NAMES, metavar="CLIENT")
+    install.add_argument(
+        "client",
+        nargs="?",
+        choices=clients.NAMES,
+        metavar="CLIENT",
+        help=f"one of {', '.join(clients.NAMES)}",
+    )
     install.add_argument("--print", action="store_true", help="only show what would be entered")
     _add_settings(install)
     install.set_defaults(command=_install)

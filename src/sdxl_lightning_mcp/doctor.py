@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import anyio
+import psutil
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.clients import Client, clients
@@ -29,6 +30,7 @@ async def examine(settings: Settings) -> bool:
     checks: tuple[Callable[[Settings], Awaitable[str]], ...] = (
         _software,
         _device,
+        _memory,
         _model,
         _folder,
         _picture,
@@ -103,6 +105,23 @@ async def _device(settings: Settings) -> str:
     others = [one for one in accelerators(visible_gpus()) if one not in gpus]
     unused = f"; not used: {_naming(others)}" if others else ""
     return f"{_naming(gpus)}{workers}{unused}"
+
+
+async def _memory(settings: Settings) -> str:
+    memory = psutil.virtual_memory()
+    free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    try:
+        model, devices = choose_model(settings), choose_devices(settings)
+    except SdxlLightningError:
+        return free
+    # On a GPU the device's own memory counts, which the line above it tells.
+    weights = size(model.checkpoint.all_files) * sum(one.accelerator is None for one in devices)
+    if memory.available < weights:
+        raise SdxlLightningError(
+            f"{free}, and the weights of {model.title} take {gigabytes(weights)}. Close what else "
+            "uses memory, or choose a smaller model: --model mini."
+        )
+    return free
 
 
 def _naming(gpus: Sequence[Accelerator]) -> str:

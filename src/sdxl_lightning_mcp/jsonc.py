@@ -107,9 +107,11 @@ def _insert(text: str, node: Node, name: str, value: object) -> str:
         member = f"{json.dumps(name, ensure_ascii=False)}: {_written(text, value, inner)}"
         return f"{text[:end]}{newline}{inner}{member}{newline}{outer}{text[close:]}"
     last = node.members[-1]
-    comma = re.compile(r"(?:\s|//[^\r\n]*|/\*.*?\*/)*,", re.DOTALL).match(text, last.value.end)
-    behind = comma.end() if comma else last.value.end
-    head = text[:behind] + ("" if comma else ",")
+    # One may stand there already, where comments are taken.
+    comma = _skipped(text, last.value.end, comments=True)
+    has_comma = text.startswith(",", comma)
+    behind = comma + 1 if has_comma else last.value.end
+    head = text[:behind] + ("" if has_comma else ",")
     if newline not in text[node.start : close]:
         member = f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
         return f"{head} {member}{text[behind:]}"
@@ -117,7 +119,7 @@ def _insert(text: str, node: Node, name: str, value: object) -> str:
     member = f"{json.dumps(name, ensure_ascii=False)}: {_written(text, value, inner)}"
     rest = _REST_OF_LINE.match(text, behind)
     assert rest is not None
-    end = "," if comma else ""
+    end = "," if has_comma else ""
     return f"{head}{rest[0]}{newline}{inner}{member}{end}{text[rest.end() :]}"
 
 
@@ -138,6 +140,18 @@ def _unit(text: str) -> str:
     """The white space that one level is indented by: the least that a line begins with."""
     indents = re.findall(r"^([ \t]+)[^\s/*]", text, re.MULTILINE)
     return min(indents, key=len, default="  ")
+
+
+def _skipped(text: str, at: int, *, comments: bool) -> int:
+    """Where the next is that is neither white space nor, where they are taken, a comment."""
+    while True:
+        space = _SPACE.match(text, at)
+        assert space is not None
+        at = space.end()
+        comment = _COMMENT.match(text, at) if comments else None
+        if comment is None:
+            return at
+        at = comment.end()
 
 
 class _Reader:
@@ -212,14 +226,7 @@ class _Reader:
         return found
 
     def _skip(self) -> None:
-        while True:
-            space = _SPACE.match(self._text, self._at)
-            assert space is not None
-            self._at = space.end()
-            comment = _COMMENT.match(self._text, self._at) if self._comments else None
-            if comment is None:
-                return
-            self._at = comment.end()
+        self._at = _skipped(self._text, self._at, comments=self._comments)
 
     def _no_constant(self, name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON")

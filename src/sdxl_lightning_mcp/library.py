@@ -46,7 +46,8 @@ class LoadedModel:
             while True:
                 for event in self.engine.turn():
                     if isinstance(event, Finished) and event.run_id == run_id:
-                        return replace(event.image, notes=(*notes, *event.image.notes))
+                        notes = (*notes, *event.image.notes)
+                        return replace(event.image, notes=notes, picture=None)
                     if isinstance(event, Failed) and event.run_id == run_id:
                         raise event.error
         finally:

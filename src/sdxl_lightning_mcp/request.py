@@ -67,7 +67,10 @@ class GenerationRequest(BaseModel):
     )
     steps: _Steps | None = Field(
         default=None,
-        description="Denoising steps. The default is what the weights were made for.",
+        description=(
+            "Denoising steps, each of the same cost. The default is what the weights were made "
+            "for: fewer are rougher, many more gain little."
+        ),
     )
 
 

@@ -67,6 +67,7 @@ def open_runner(
         max_queue=settings.max_queue,
         idle_seconds=settings.idle_minutes * 60 or None,
         log_level=settings.log_level,
+        preview_bytes=settings.preview_bytes,
         record=record,
         **({"ended": ended} if ended else {}),
     )

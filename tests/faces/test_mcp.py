@@ -18,7 +18,7 @@ from sdxl_lightning_mcp.catalogue import CATALOGUE, MINI
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.faces import mcp as face
 from sdxl_lightning_mcp.image import read_parameters
-from sdxl_lightning_mcp.request import GenerationRequest, request_schema
+from sdxl_lightning_mcp.request import GenerationRequest, read_request, request_schema, resolve
 from sdxl_lightning_mcp.runners.local import LocalRunner
 
 pytestmark = pytest.mark.anyio
@@ -168,6 +168,26 @@ async def test_a_result_stays_within_claudes_limit_at_every_size(
     path = Path(result.content[1].text.splitlines()[0])
     with Image.open(path) as opened:
         assert opened.size == size
+
+
+async def test_the_worker_makes_the_preview_and_a_smaller_one_is_made_where_that_is_wanted(
+    tmp_path: Path,
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with mini_runner(tmp_path, preview_bytes=50_000) as runner:
+            request = {"prompt": "a city at night", "seed": 7}
+            run = await runner.submit(*resolve(read_request(request, MINI), MINI))
+            await run.finished()
+            assert run.image is not None
+            assert run.image.shown is not None
+            assert run.image.picture is None
+            for budget in (50_000, 10_000):
+                async with Client(face.build(runner, MINI, budget)) as client:
+                    result = await client.call_tool("generate_image", request)
+                shown = base64.b64decode(result.content[0].data)
+                assert len(shown) <= budget
+                # The same picture again, and so the same preview: the one from the worker.
+                assert (shown == run.image.shown) == (budget == 50_000)
 
 
 async def test_notes_are_said(runner: LocalRunner) -> None:

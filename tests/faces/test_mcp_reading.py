@@ -138,6 +138,7 @@ async def test_what_cannot_be_read_is_refused_with_what_can(
         with pytest.raises(MCPError) as caught:
             await client.read_resource(uri)
     assert caught.value.error.code == -32602
+    assert caught.value.error.data == {"uri": uri}
     assert caught.value.error.message.startswith(message)
 
 

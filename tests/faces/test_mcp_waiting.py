@@ -189,3 +189,21 @@ async def test_a_client_elsewhere_gets_an_address_and_no_path(
     facts = result.meta[FACTS]
     assert link.uri == text.text.splitlines()[0] == facts["url"] == f"https://a/{facts['id']}.jpg"
     assert facts["path"] is None
+
+
+async def test_a_run_of_another_server_is_waited_for_by_its_record(
+    runner: LocalRunner, record: Record, tmp_path: Path
+) -> None:
+    beside = Record(Database(record.database.folder), Store(tmp_path), "stdio")
+    with anyio.fail_after(PATIENCE):
+        async with Client(face.build(runner, MINI, 100_000, 0, record=record)) as client:
+            run_id = (await client.call_tool("generate_image", LARGE)).meta[FACTS]["id"]
+        async with mini_runner(tmp_path, record=beside) as other:
+            async with Client(face.build(other, MINI, 100_000, 0, record=beside)) as client:
+                result = await client.call_tool("get_image", {"id": run_id})
+                assert result.content[0].text.startswith("Not finished yet: ")
+            async with Client(face.build(other, MINI, 100_000, record=beside)) as client:
+                result = await client.call_tool("get_image", {"id": run_id})
+    beside.close()
+    assert result.content[0].type == "image"
+    assert result.meta[FACTS]["id"] == run_id

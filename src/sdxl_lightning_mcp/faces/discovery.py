@@ -23,6 +23,7 @@ def model_spec(model: Model) -> dict[str, Any]:
         "output": {
             "content": ["image/jpeg preview", "text", "resource_link to the full JPEG file"],
             "facts": "_meta['sdxl-lightning-mcp/run']",
+            "if_not_finished": "the run's id, for the tool get_image",
         },
         "sizes": [f"{width}x{height}" for width, height in model.sizes],
         "max_pixels": model.max_pixels,
@@ -56,7 +57,8 @@ def llms_txt(server: str | None = None) -> str:
     blocks = [
         "# sdxl-lightning-mcp",
         "> An MCP server that gives agents pictures. The tool `generate_image` turns a prompt into "
-        "a JPEG that the agent can see and a file that the person can open.",
+        "a JPEG that the agent can see and a file that the person can open; `get_image` waits for "
+        "a picture that takes longer than a call may, and shows an earlier one again.",
         "Every picture carries the parameters that made it; the same parameters and seed make the "
         "same picture again. Unknown fields and impossible values are refused with the cure.",
     ]
@@ -64,8 +66,16 @@ def llms_txt(server: str | None = None) -> str:
     blocks += [http_text(server or "http://127.0.0.1:8000")]
     skill_address = f"{server}{SKILL_PATH}" if server else SKILL.as_posix()
     blocks += [
+        "## Resources",
+        "- `sdxl-lightning://models/{model}`: this for the served model, as JSON\n"
+        "- `sdxl-lightning://runs`: the newest runs, with ids, parameters and files\n"
+        "- `sdxl-lightning://runs/{id}`, `sdxl-lightning://runs/{id}/image`: the facts of a run, "
+        "and its whole JPEG file",
+        "## Prompts",
+        "- `picture`, `variations`, `series`: from an idea to a picture, the next seeds of one, "
+        "several in one style",
         "## Skill",
-        f"- [SKILL.md]({skill_address}): how an agent should use the tool; "
+        f"- [SKILL.md]({skill_address}): how an agent should use the tools; "
         "served as skill://sdxl-lightning/SKILL.md",
     ]
     return "\n\n".join(blocks) + "\n"

@@ -89,6 +89,7 @@ class LocalRunner(Runner):
         max_queue: int = 32,
         idle_seconds: float | None = None,
         log_level: str = "info",
+        preview_bytes: int | None = None,
         record: Record | None = None,
         ended: Callable[[Run], None] = _log,
     ) -> AsyncGenerator["LocalRunner"]:
@@ -104,6 +105,7 @@ class LocalRunner(Runner):
                 max_batch=max_batch,
                 idle_seconds=idle_seconds,
                 log_level=log_level,
+                preview_bytes=preview_bytes,
             )
             for device in devices
         ]

@@ -21,6 +21,7 @@ class Assignment:
     """The first message to a worker: what it shall serve, and how.
 
     After `idle_seconds` without work the weights leave the device; never, where that is None.
+    Pictures come with a preview of at most `preview_bytes`; without one, where that is None.
     """
 
     model: Model
@@ -28,6 +29,7 @@ class Assignment:
     max_batch: int = 1
     idle_seconds: float | None = None
     log_level: str = "info"
+    preview_bytes: int | None = None
 
 
 @dataclass(frozen=True)

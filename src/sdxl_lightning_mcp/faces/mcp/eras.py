@@ -1,5 +1,6 @@
 """One connection in either era of the protocol: the handshake's, and that of 2026-07-28."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,8 @@ from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop, serve_loop
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest
+
+Feed = MemoryObjectSendStream[SessionMessage | Exception]
 
 PROBE, HANDSHAKE = "server/discover", "initialize"
 
@@ -36,7 +39,7 @@ async def serve(
             tasks.start_soon(_forward, answered, outgoing)
             async with answers:
 
-                def begin() -> MemoryObjectSendStream[SessionMessage | Exception]:
+                def begin() -> Feed:
                     feed, fed = anyio.create_memory_object_stream[SessionMessage | Exception]()
                     loop = partial(serve_dual_era_loop, server, fed, lifespan_state=state)
                     tasks.start_soon(loop, answers.clone())
@@ -45,9 +48,9 @@ async def serve(
                 await _feed(incoming, begin)
 
 
-async def _feed(incoming: Any, begin: Any) -> None:
+async def _feed(incoming: Any, begin: Callable[[], Feed]) -> None:
     """Gives every message to the loop of its era; a loop that was only probed is left behind."""
-    feeds: list[MemoryObjectSendStream[SessionMessage | Exception]] = [begin()]
+    feeds = [begin()]
     asked: set[str] = set()
     try:
         async for item in incoming:

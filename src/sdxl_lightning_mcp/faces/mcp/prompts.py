@@ -137,7 +137,7 @@ class Prompts:
         first = run.parameters
         seeds = [str((first.seed + more) % 2**32) for more in range(1, int(count) + 1)]
         fields = {"prompt", "negative_prompt", "width", "height", "guidance", "steps"}
-        kept = first.model_dump_json(include=fields, exclude_defaults=True)
+        kept = first.model_dump_json(include=fields)
         return (
             f"Draw variations of the picture of run {run.id}, whose seed was {first.seed}.\n\n"
             f"Call {TOOL} once for each of these seeds: {', '.join(seeds)}; all other arguments "

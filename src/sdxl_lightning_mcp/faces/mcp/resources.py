@@ -88,15 +88,15 @@ class Resources:
         uri = str(params.uri)
         page = self._viewer if uri == viewer.URI else self._pages.get(uri)
         if page is not None:
-            resource, text = page.resource, await _told(page.text(context))
+            resource, text = page.resource, await _told(uri, page.text(context))
             contents = TextResourceContents(
                 uri=uri, mime_type=resource.mime_type, text=text, _meta=resource.meta
             )
             return ReadResourceResult(contents=[contents])
         if not uri.startswith(f"{RUNS}/"):
             known = ", ".join([*self._pages, *TEMPLATES])
-            raise MCPError(INVALID_PARAMS, f"Unknown resource: {uri}; there are: {known}")
-        return ReadResourceResult(contents=[await _told(self._read_run(context, uri))])
+            raise _not_there(uri, f"Unknown resource: {uri}; there are: {known}")
+        return ReadResourceResult(contents=[await _told(uri, self._read_run(context, uri))])
 
     async def _read_run(
         self, context: Context, uri: str
@@ -109,7 +109,7 @@ class Resources:
         if run.error is not None:
             raise run.error
         if run.status is not Status.SUCCEEDED:
-            raise MCPError(INVALID_PARAMS, f"Run {run.id} has no picture yet: {run.message}.")
+            raise _not_there(uri, f"Run {run.id} has no picture yet: {run.message}.")
         blob = base64.b64encode(await jpeg_of(run)).decode("ascii")
         return BlobResourceContents(uri=uri, mime_type="image/jpeg", blob=blob)
 
@@ -121,14 +121,19 @@ class Resources:
         return facts_of(run, self._locate(context, run) if run.path else None)
 
 
-async def _told(reading: Awaitable[_Told]) -> _Told:
-    """What is read; our errors are those of the protocol."""
+def _not_there(uri: str, message: str) -> MCPError:
+    # The number and the data are those of SEP-2164.
+    return MCPError(INVALID_PARAMS, message, {"uri": uri})
+
+
+async def _told(uri: str, reading: Awaitable[_Told]) -> _Told:
+    """What is read; our errors become those of the protocol."""
     try:
         return await reading
     except StorageError as error:
         raise MCPError(INTERNAL_ERROR, str(error)) from None
     except SdxlLightningError as error:
-        raise MCPError(INVALID_PARAMS, str(error)) from None
+        raise _not_there(uri, str(error)) from None
 
 
 def _still(resource: Resource, text: Callable[[], str]) -> _Page:

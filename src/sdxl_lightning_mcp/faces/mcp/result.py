@@ -57,8 +57,12 @@ def finished(run: Run, jpeg: bytes, uri: str, preview_bytes: int) -> CallToolRes
     )
     # What a long prompt takes in the facts, the preview gives; base64 makes four of three bytes.
     room = (RESULT_CHARACTERS - len(result.model_dump_json(by_alias=True))) * 3 // 4
-    shown = base64.b64encode(preview(jpeg, min(preview_bytes, room))).decode("ascii")
-    result.content.insert(0, ImageContent(data=shown, mime_type="image/jpeg"))
+    most = min(preview_bytes, room)
+    shown = run.image.shown if run.image else None
+    if shown is None or len(shown) > most:
+        shown = preview(jpeg, most)
+    data = base64.b64encode(shown).decode("ascii")
+    result.content.insert(0, ImageContent(data=data, mime_type="image/jpeg"))
     return result
 
 
