@@ -43,6 +43,9 @@ async def test_the_index_of_skills_names_the_skill_and_its_hash(client: httpx2.A
     assert f"sha256:{hashlib.sha256(text.content).hexdigest()}" == skill["digest"]
     assert text.text == (ROOT / "skills" / "sdxl-lightning" / "SKILL.md").read_text("utf-8")
     assert skill["description"] in text.text
+    for beside in re.findall(r"\]\(([^):]+)\)", text.text):
+        assert (await client.get(skill["url"].replace("SKILL.md", beside))).status_code == 200
+    assert (await client.get(skill["url"] + "/../x")).status_code == 404
 
 
 async def test_the_openapi_file_is_of_its_version_and_its_examples_work(
