@@ -10,6 +10,8 @@ demo: .venv/installed ## make a picture from a prompt and say where it is
 		--seed 7 --output-dir pictures
 
 test: lint ## everything that must hold before a commit
+	@$(MAKE) --no-print-directory node-tools || \
+		echo "Without these packages from the world of Node the tests that need them are skipped."
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/installed-dev
@@ -21,12 +23,14 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev ## measure what the README claims, on this machine
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers
 	$(BIN)/python benchmarks/first_light.py
+	$(BIN)/python benchmarks/over_http.py
 
 figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers --pictures 500 \
 		--json benchmarks/bench.json --plot docs/speed.png
 	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
 	$(BIN)/python benchmarks/acceleration.py --json benchmarks/acceleration.json
+	$(BIN)/python benchmarks/over_http.py --json benchmarks/over_http.json
 	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
 	$(BIN)/python scripts/write_docs.py
 

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 # The README says it too: by that the registry knows that the package is ours.
 REGISTRY_NAME = "io.github.sdxl-lightning-mcp/sdxl-lightning-mcp"
+# So begin the descriptions of settings that only `serve` has.
+OF_SERVE = "`serve`: "
 # What the README tells of a report of `sdxl-lightning-mcp bench`; docs/performance.md tells all.
 TOLD = (
     "pictures",
@@ -53,8 +55,15 @@ def documents() -> dict[Path, str]:
     models = _filled(
         ROOT / "docs" / "models.md", **{"full size": figures_table(BENCHMARKS / "full_size.json")}
     )
+    over_http = BENCHMARKS / "over_http.json"
+    http = _filled(
+        ROOT / "docs" / "http.md",
+        settings=settings_table(of_serve=True),
+        figures=figures_table(over_http) if over_http.exists() else "Not measured yet.\n",
+    )
     return {
         ROOT / "README.md": readme,
+        ROOT / "docs" / "http.md": http,
         ROOT / "docs" / "models.md": models,
         ROOT / "docs" / "performance.md": performance,
         ROOT / "llms.txt": llms_txt(),
@@ -85,7 +94,7 @@ def server_json() -> dict[str, Any]:
                     }
                     for name, field in Settings.model_fields.items()
                     # This entry is about stdio.
-                    if not (field.description or "").startswith("`serve`")
+                    if not (field.description or "").startswith(OF_SERVE)
                 ],
             }
         ],
@@ -103,12 +112,15 @@ def _filled(path: Path, **tables: str) -> str:
     return page
 
 
-def settings_table() -> str:
-    """The settings as a Markdown table."""
+def settings_table(*, of_serve: bool = False) -> str:
+    """The settings as a Markdown table: those of `serve`, or all others."""
     rows = ["| variable | default | what it does |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, ()) else field.default
-        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+        text = field.description or ""
+        if text.startswith(OF_SERVE) is of_serve:
+            told = text.removeprefix(OF_SERVE)
+            rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {told[0].upper()}{told[1:]} |")
     return "\n".join(rows) + "\n"
 
 

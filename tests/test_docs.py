@@ -142,7 +142,7 @@ def claude_desktop() -> tuple[str, list[str]]:
 
 
 def claude_code() -> tuple[str, list[str]]:
-    (command,) = (c for c in commands() if c.startswith("claude mcp add"))
+    (command,) = (c for c in commands() if c.startswith("claude mcp add") and " -- " in c)
     program, *flags = shlex.split(command.split(" -- ")[1])
     return program, flags
 

@@ -31,7 +31,6 @@ class Keys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._seen = False
 
     def add(self, name: str) -> tuple[Key, str]:
         """Makes a key; its text is returned here and never again."""
@@ -75,8 +74,7 @@ class Keys:
 
     def any(self) -> bool:
         """Whether there ever was a key. Once so, it stays so: revoking all opens nothing."""
-        self._seen = self._seen or bool(self._database.read("SELECT 1 FROM keys LIMIT 1"))
-        return self._seen
+        return bool(self._database.read("SELECT 1 FROM keys LIMIT 1"))
 
     def find(self, text: str) -> Key | None:
         """The key with this text, if it is one, revoked or not."""

@@ -172,16 +172,19 @@ class Settings(BaseModel):
         60, gt=0, allow_inf_nan=False, description="`serve`: how long links to pictures hold."
     )
     keep_runs: int = Field(
-        10_000, ge=1, description="How many finished runs are kept on record, with their pictures."
+        10_000, ge=1, description="`serve`: how many finished runs are kept, with their pictures."
     )
     keep_days: float = Field(
-        0, ge=0, allow_inf_nan=False, description="For how many days; 0 is for ever."
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="`serve`: for how many days runs are kept; 0 is for ever.",
     )
     keep_gigabytes: float = Field(
         0,
         ge=0,
         allow_inf_nan=False,
-        description="How much the pictures of `serve` may take; 0 is any amount.",
+        description="`serve`: how much its pictures may take in all; 0 is any amount.",
     )
     disk_gigabytes: float = Field(
         1,

@@ -95,12 +95,13 @@ class Artefacts:
     def _load(self, name: str, device: torch.device) -> None:
         from torch._inductor import aoti_load_package
 
+        index: Any = device.index
         try:
             self._loaded[name] = aoti_load_package(
                 str(self._folder / name),
                 # One thread calls, and a CUDA graph cannot record what would make others wait.
                 run_single_threaded=True,
-                device_index=-1 if device.index is None else device.index,
+                device_index=-1 if index is None else index,
             )
         except (RuntimeError, OSError) as error:
             self._give_up(name, f"it cannot be loaded: {str(error).splitlines()[0]}")

@@ -21,6 +21,7 @@ from sdxl_lightning_mcp.settings import Settings
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
 RESOURCE_METADATA = "/.well-known/oauth-protected-resource"
 FETCH_SECONDS = 10.0
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,17 @@ class Access:
     def __init__(self, settings: Settings, keys: Keys) -> None:
         self._keys = keys
         self._oauth = OAuth(settings) if settings.oauth_issuer else None
+        self._required, self._looked = self._oauth is not None, -LOOK_SECONDS
 
     async def required(self) -> bool:
-        """Whether calls need a key or token: as soon as there ever was a key, or OAuth is set."""
-        return self._oauth is not None or await anyio.to_thread.run_sync(self._keys.any)
+        """Whether calls need a key or token: OAuth is set, or there ever was a key.
+
+        The first key closes an open server within a second.
+        """
+        if not self._required and time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._required = await anyio.to_thread.run_sync(self._keys.any)
+            self._looked = time.monotonic()
+        return self._required
 
     async def identify(self, headers: Headers, url: str) -> Caller:
         """Who calls.

@@ -58,9 +58,10 @@ class Answers:
         try:
             yield None
         except BaseException:
-            # Nothing was begun, or the caller was not told: the key is free again.
+            # Where nothing was begun the key is free again.
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._settle, owner, key, False)
+                begun = await anyio.to_thread.run_sync(self._recorded, ids)
+                await anyio.to_thread.run_sync(self._settle, owner, key, begun)
             raise
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._settle, owner, key, True)
@@ -90,7 +91,7 @@ class Answers:
                         headers={"Retry-After": "1"},
                     )
                 before: list[str] = json.loads(row["runs"])
-                if all(self._site.record.find(run_id) for run_id in before):
+                if self._recorded(before):
                     return before
             # New; or of a server that ended before it had taken the runs in; or forgotten.
             connection.execute(
@@ -98,6 +99,9 @@ class Answers:
                 (owner, key, fingerprint, time.time(), session, json.dumps(ids)),
             )
         return None
+
+    def _recorded(self, ids: Sequence[str]) -> bool:
+        return all(self._site.record.find(run_id) for run_id in ids)
 
     def _settle(self, owner: str, key: str, answered: bool) -> None:
         what = "UPDATE answers SET answered = 1" if answered else "DELETE FROM answers"

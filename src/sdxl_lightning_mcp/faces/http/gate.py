@@ -5,6 +5,9 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+import anyio
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +19,8 @@ from sdxl_lightning_mcp.run import new_run_id
 from sdxl_lightning_mcp.settings import Settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+# Somewhat longer than what those wait who can say so.
+BODY_SECONDS = 15.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN = ("/livez", "/readyz", "/llms.txt", "/api/openapi.public.json")
 OPEN_BELOW = ("/docs/", "/models/", "/.well-known/")
@@ -57,13 +62,18 @@ class Gate:
             url = self._public_url or f"{scope['scheme']}://{headers['host']}"
             scope["state"]["url"] = url
             if not _is_open(scope):
-                caller.set(await self._access.identify(headers, url))
+                known = await self._access.identify(headers, url)
+                caller.set(known)
+                if known.owner is not None:
+                    # By that the MCP SDK binds a session to whoever began it.
+                    token = AccessToken(token="", client_id=known.owner, scopes=[])
+                    scope["user"] = AuthenticatedUser(token)
         except (Refusal, SdxlLightningError) as error:
             refused = error if isinstance(error, Refusal) else refusal(error)
             self._metrics.refused.labels(refused.code).inc()
             await refused.response(request_id, scope["path"])(scope, receive, answer)
             return
-        await self._app(scope, receive, answer)
+        await self._app(scope, _in_time(receive), answer)
 
     def _check_host(self, host: str) -> None:
         name = re.sub(r":\d+$", "", host.lower())
@@ -98,6 +108,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _in_time(receive: Receive) -> Receive:
+    """The request's messages; a body that comes too slowly is one that ends in the middle."""
+    deadline = anyio.current_time() + BODY_SECONDS
+    whole = False
+
+    async def receive_in_time() -> Message:
+        nonlocal whole
+        if whole:
+            return await receive()
+        with anyio.move_on_after(deadline - anyio.current_time()):
+            message = await receive()
+            whole = not message.get("more_body", False)
+            return message
+        return {"type": "http.disconnect"}
+
+    return receive_in_time
 
 
 def _is_open(scope: Scope) -> bool:

@@ -52,7 +52,7 @@ class Pages:
         route("/docs/models/{model:path}", self.page)
         route(SPEC, self.spec)
         route(f"{SKILLS}/index.json", self.skills)
-        route(discovery.SKILL_PATH, self.skill)
+        route(discovery.SKILL_PATH.rpartition("/")[0] + "/{name:path}", self.skill)
         route(RESOURCE_METADATA, self.resource)
         route(RESOURCE_METADATA + "/mcp", self.resource)
         app.include_router(router)
@@ -96,9 +96,14 @@ class Pages:
         }
         return JSONResponse({"$schema": SKILLS_SCHEMA, "skills": [skill]})
 
-    async def skill(self) -> Response:
-        """The skill."""
-        return Response(discovery.skill(), media_type="text/markdown; charset=utf-8")
+    async def skill(self, name: str) -> Response:
+        """A file of the skill; it names the others beside it."""
+        folder = discovery.skill_folder()
+        known = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.md")}
+        if name not in known:
+            raise Refusal(404, "not_found", f"The skill has no file {name[:60]!r}.")
+        content = known[name].read_text("utf-8")
+        return Response(content, headers={"Content-Type": "text/markdown; charset=utf-8"})
 
     async def resource(self, request: Request) -> Response:
         """Who gives tokens for this server (RFC 9728)."""

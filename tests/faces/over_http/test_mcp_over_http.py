@@ -16,6 +16,24 @@ pytestmark = pytest.mark.anyio
 WAYS = pytest.mark.parametrize("way", ["handshake", "stateless", "sse"])
 
 
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+
+
+async def begin_session(agent: httpx2.AsyncClient) -> str:
+    answer = await agent.post("/mcp", json=HELLO, headers=ACCEPT)
+    return answer.headers["mcp-session-id"]
+
+
 def connect(url: str, way: str) -> Client:
     if way == "sse":
         return Client(sse_client(f"{url}/sse"), mode="legacy")
@@ -82,6 +100,13 @@ async def test_agents_with_keys_see_their_own_runs(tmp_path: Any) -> None:
                     refused = await other.call_tool("get_image", {"id": run_id})
                     assert (again.is_error or False, refused.is_error) == (False, True)
                     assert "There is no run" in refused.content[0].text
+            session = {**ACCEPT, "Mcp-Session-Id": await begin_session(one)}
+            ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+            statuses = [
+                (await agent.post("/mcp", json=ping, headers=session)).status_code
+                for agent in (one, two)
+            ]
+            assert statuses == [200, 404]
             listed = (await two.get(f"{server.url}/v1/runs")).json()["data"]
             mine = (await one.get(f"{server.url}/v1/runs")).json()["data"]
     assert (len(listed), len(mine)) == (0, 2)
@@ -90,7 +115,7 @@ async def test_agents_with_keys_see_their_own_runs(tmp_path: Any) -> None:
 async def test_messages_that_are_too_large_or_of_strange_pages_are_refused(
     client: httpx2.AsyncClient,
 ) -> None:
-    accept = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    accept = {**ACCEPT, "Content-Type": "application/json"}
     large = await client.post("/mcp", content=b" " * 1_000_001, headers=accept)
     strange = await client.post(
         "/mcp", content=b"{}", headers={**accept, "Origin": "https://evil.example.org"}

@@ -1,8 +1,11 @@
 """What agents and people find before they call: documents that are true, and a form that works."""
 
 import hashlib
+import json
 import re
+import shlex
 import shutil
+import subprocess
 from typing import Any
 
 import anyio
@@ -40,6 +43,9 @@ async def test_the_index_of_skills_names_the_skill_and_its_hash(client: httpx2.A
     assert f"sha256:{hashlib.sha256(text.content).hexdigest()}" == skill["digest"]
     assert text.text == (ROOT / "skills" / "sdxl-lightning" / "SKILL.md").read_text("utf-8")
     assert skill["description"] in text.text
+    for beside in re.findall(r"\]\(([^):]+)\)", text.text):
+        assert (await client.get(skill["url"].replace("SKILL.md", beside))).status_code == 200
+    assert (await client.get(skill["url"] + "/../x")).status_code == 404
 
 
 async def test_the_openapi_file_is_of_its_version_and_its_examples_work(
@@ -121,3 +127,25 @@ async def test_a_person_makes_a_picture_with_the_form_in_a_browser(served: Serve
             assert "at most 2,359,296 pixels" in await page.inner_text("#error")
             await browser.close()
     assert [text for text in complaints if "422" not in text] == []
+
+
+def curls(page: str) -> list[str]:
+    """The curl lines of a page, each with what stands behind its backslashes."""
+    text = (ROOT / page).read_text("utf-8").replace("\\\n", " ")
+    return [line[2:] for line in text.splitlines() if line.startswith("$ curl ")]
+
+
+@pytest.mark.parametrize("line", [*curls("README.md"), *curls("docs/http.md")])
+def test_the_curl_lines_of_the_documents_work(served: Served, line: str) -> None:
+    words = shlex.split(line.replace("http://127.0.0.1:8000", served.url))
+    ended = subprocess.run(
+        [*words, "--silent", "--show-error", "--fail"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    answer = json.loads(ended.stdout)
+    if "wait=60" in line:
+        assert answer["status_code"] == "succeeded"
