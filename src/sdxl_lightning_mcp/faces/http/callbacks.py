@@ -41,7 +41,8 @@ class Callbacks:
 
     def __init__(self, settings: Settings, record: Record, links: Links) -> None:
         self._record, self._links = record, links
-        self._url = settings.public_url or f"http://{settings.host}:{settings.port}"
+        host = [*settings.allowed_hosts, settings.host][0]
+        self._url = settings.public_url or f"http://{host}:{settings.port}"
         self._webhook = Webhook(settings.callback_secret) if settings.callback_secret else None
         self._private = settings.callback_private
         self._wake = anyio.Event()
