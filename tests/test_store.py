@@ -1,9 +1,11 @@
 """Finished pictures on disk."""
 
+import os
 import re
 import resource
 import subprocess
 import sys
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -78,6 +80,7 @@ def test_a_folder_that_was_removed_is_made_again(tmp_path: Path, image: Generate
 def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path: Path) -> None:
     script = f"""
 import sys
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from PIL import Image
@@ -121,3 +124,14 @@ def test_run_ids_sort_by_time_and_are_version_7() -> None:
     )
     assert [i[:8] for i in ids] == sorted(i[:8] for i in ids)
     assert len(set(ids)) == 3
+
+
+def test_what_killed_processes_left_unfinished_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    old, young = (tmp_path / f".{uuid.uuid4().hex}.part" for _ in range(2))
+    others = [tmp_path / name for name in (".notes.part", "picture.part", "old.jpg")]
+    for path in (old, young, *others):
+        path.write_bytes(b"x")
+    for path in (old, *others):
+        os.utime(path, (0, 0))
+    Store(tmp_path).sweep()
+    assert {*tmp_path.iterdir()} == {young, *others}

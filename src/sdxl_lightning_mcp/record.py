@@ -1,7 +1,6 @@
 """The record of runs: what was asked for, what came of it, also after a process is gone."""
 
 import contextlib
-import json
 import logging
 import os
 import sqlite3
@@ -9,16 +8,15 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sdxl_lightning_mcp import rows
 from sdxl_lightning_mcp.database import Database
-from sdxl_lightning_mcp.errors import RunCanceledError, RunFailedError, StorageError, named
-from sdxl_lightning_mcp.request import Parameters
-from sdxl_lightning_mcp.run import Origin, Run, Status
+from sdxl_lightning_mcp.errors import RunFailedError, StorageError
+from sdxl_lightning_mcp.run import Run, Status
 from sdxl_lightning_mcp.store import Store
 
 log = logging.getLogger(__name__)
@@ -26,21 +24,6 @@ log = logging.getLogger(__name__)
 SERVE = "serve"
 # A run that was begun anew so often, and whose server ended so often, is not tried once more.
 MAX_RESUMES = 2
-_INSERT = """
-INSERT INTO runs (id, session, command, owner, batch, price, context, parameters, notes, created,
-                  status)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued')
-"""
-_END = """
-UPDATE runs SET status = ?, notes = ?, started = ?, completed = ?, duration_ms = ?, path = ?,
-                size = ?, error_code = ?, error = ?
-WHERE id = ? AND completed IS NULL
-"""
-_USAGE = """
-INSERT INTO usage VALUES (?, ?, ?, 1, ?, ?, ?)
-ON CONFLICT DO UPDATE SET runs = runs + 1, pixels = pixels + excluded.pixels,
-    duration_ms = duration_ms + excluded.duration_ms, cost = cost + excluded.cost
-"""
 
 
 class Record:
@@ -75,23 +58,8 @@ class Record:
             StorageError: They cannot be recorded.
         """
         self._enter()
-        rows = [
-            (
-                run.id,
-                self.session,
-                self._command,
-                run.origin.owner,
-                run.origin.batch,
-                run.origin.price,
-                json.dumps(run.origin.context),
-                run.parameters.model_dump_json(),
-                json.dumps(run.notes),
-                run.created.timestamp(),
-            )
-            for run in runs
-        ]
         with self.database.transaction() as connection:
-            connection.executemany(_INSERT, rows)
+            rows.insert(connection, runs, self.session, self._command)
 
     def end(self, runs: Iterable[Run]) -> None:
         """Records how runs came out, and adds them to their owners' usage.
@@ -101,7 +69,7 @@ class Record:
         """
         with self.database.transaction() as connection:
             for run in runs:
-                _end(connection, run)
+                rows.end(connection, run)
 
     def leave(self, runs: Iterable[Run]) -> None:
         """This process ends: what it has not finished waits for the next `serve`, or has ended.
@@ -125,8 +93,8 @@ class Record:
         query, values = "SELECT * FROM runs WHERE id = ?", [run_id]
         if owner is not None:
             query, values = f"{query} AND owner = ?", [*values, owner]
-        rows = self.database.read(query, values)
-        return _run(rows[0]) if rows else None
+        found = self.database.read(query, values)
+        return rows.read(found[0]) if found else None
 
     def latest(
         self,
@@ -145,7 +113,7 @@ class Record:
         given = {key: value for key, value in wanted.items() if value is not None}
         where = " AND ".join(f"{key} ?" for key in given) or "1"
         query = f"SELECT * FROM runs WHERE {where} ORDER BY id DESC LIMIT ?"
-        return [_run(row) for row in self.database.read(query, [*given.values(), limit])]
+        return [rows.read(row) for row in self.database.read(query, [*given.values(), limit])]
 
     def usage(self, owner: str | None = None, since: str = "") -> list[dict[str, Any]]:
         """What an owner, or everyone, has used: a row for each day and status of runs.
@@ -155,12 +123,12 @@ class Record:
         Raises:
             StorageError: The record cannot be read.
         """
-        rows = self.database.read(
+        days = self.database.read(
             "SELECT owner, day, status, runs, pixels, duration_ms, cost FROM usage "
             "WHERE (? IS NULL OR owner = ?) AND day >= ? ORDER BY day, owner, status",
             (owner, owner, since),
         )
-        return [dict(row) for row in rows]
+        return [dict(day) for day in days]
 
     def forget(self, run: Run) -> None:
         """Removes a finished run, and its picture where `serve` made it.
@@ -215,22 +183,22 @@ class Record:
                 for row in connection.execute("SELECT * FROM sessions WHERE command = 'serve'")
                 if row["id"] != self.session and stack.enter_context(self._if_gone(row["id"]))
             ]
-            rows: list[sqlite3.Row] = []
+            left: list[sqlite3.Row] = []
             for session in gone:
-                rows += connection.execute(
+                left += connection.execute(
                     "UPDATE runs SET session = ?, resumed = resumed + 1 "
                     "WHERE session = ? AND completed IS NULL RETURNING *",
                     (self.session, session),
                 ).fetchall()
                 connection.execute("DELETE FROM sessions WHERE id = ?", (session,))
-            runs = [_run(row) for row in sorted(rows, key=lambda row: row["id"])]
-            often = {row["id"] for row in rows if row["resumed"] > MAX_RESUMES}
+            runs = [rows.read(row) for row in sorted(left, key=lambda row: row["id"])]
+            often = {row["id"] for row in left if row["resumed"] > MAX_RESUMES}
             for run in runs:
                 if not self._adopt(run) and run.id in often:
                     text = f"The server ended {MAX_RESUMES + 1} times while this run was with it."
                     run.settle(Status.FAILED, RunFailedError(text))
                 if run.done:
-                    _end(connection, run)
+                    rows.end(connection, run)
         return [run for run in runs if not run.done]
 
     def close(self) -> None:
@@ -278,11 +246,11 @@ class Record:
                 left = connection.execute(
                     "SELECT * FROM runs WHERE session = ? AND completed IS NULL", (row["id"],)
                 )
-                for run in map(_run, left.fetchall()):
+                for run in map(rows.read, left.fetchall()):
                     if not self._adopt(run):
                         text = "The server that was to draw this picture ended before it was done."
                         run.settle(Status.FAILED, RunFailedError(text))
-                    _end(connection, run)
+                    rows.end(connection, run)
                 connection.execute("DELETE FROM sessions WHERE id = ?", (row["id"],))
 
     def _adopt(self, run: Run) -> bool:
@@ -316,68 +284,13 @@ class Record:
 
     def _remove(self, where: str, values: Sequence[Any]) -> int:
         """Removes finished runs: first their pictures, so that none is left that nobody knows."""
-        rows = self.database.read(
+        gone = self.database.read(
             f"SELECT id, command, path FROM runs WHERE completed IS NOT NULL AND {where}", values
         )
-        for row in rows:
+        for row in gone:
             if row["path"] and row["command"] == SERVE:
                 with contextlib.suppress(OSError):
                     Path(row["path"]).unlink(missing_ok=True)
         with self.database.transaction() as connection:
-            connection.executemany("DELETE FROM runs WHERE id = ?", [(row["id"],) for row in rows])
-        return len(rows)
-
-
-def _end(connection: sqlite3.Connection, run: Run) -> None:
-    ended = connection.execute(
-        _END,
-        (
-            run.status,
-            json.dumps(run.notes),
-            run.started_at and run.started_at.timestamp(),
-            (run.completed_at or datetime.now(UTC)).timestamp(),
-            run.duration_ms,
-            None if run.path is None else str(run.path),
-            run.size,
-            run.error and run.error.code,
-            run.error and str(run.error),
-            run.id,
-        ),
-    )
-    if ended.rowcount:
-        pixels = run.parameters.width * run.parameters.height
-        connection.execute(
-            _USAGE,
-            (
-                run.origin.owner or "",
-                f"{run.completed_at or datetime.now(UTC):%Y-%m-%d}",
-                run.status,
-                pixels if run.status is Status.SUCCEEDED else 0,
-                run.duration_ms,
-                run.cost or 0.0,
-            ),
-        )
-
-
-def _run(row: sqlite3.Row) -> Run:
-    run = Run(
-        Parameters.model_validate_json(row["parameters"]),
-        json.loads(row["notes"]),
-        Origin(row["owner"], row["batch"], row["price"], json.loads(row["context"])),
-        id=row["id"],
-        created=datetime.fromtimestamp(row["created"], UTC),
-        status=Status(row["status"]),
-        message=row["status"],
-        path=Path(row["path"]) if row["path"] else None,
-        size=row["size"],
-        error=named(row["error_code"], row["error"]) if row["error_code"] else None,
-        duration_ms=row["duration_ms"],
-    )
-    run.started_at, run.completed_at = _time(row["started"]), _time(row["completed"])
-    if run.status is Status.CANCELED and run.error is None:
-        run.error = RunCanceledError("The run was canceled.")
-    return run
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+            connection.executemany("DELETE FROM runs WHERE id = ?", [(row["id"],) for row in gone])
+        return len(gone)

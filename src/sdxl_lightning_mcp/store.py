@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from sdxl_lightning_mcp.image import GeneratedImage, read_parameters
 from sdxl_lightning_mcp.request import Parameters
 
 FOLDER = "sdxl-lightning"
+# As `GeneratedImage.save` names them: a UUID in hexadecimal.
+PART = f".{'[0-9a-f]' * 32}.part"
+PART_SECONDS = 3600.0
 
 
 class Store:
@@ -61,6 +65,14 @@ class Store:
                 if read_parameters(path) == parameters:
                     return path
         return None
+
+    def sweep(self) -> None:
+        """Removes what processes that were killed left of pictures they were writing."""
+        with contextlib.suppress(StorageError, OSError):
+            for path in self.check().glob(PART):
+                # A younger one may be being written by another process.
+                if time.time() - path.stat().st_mtime > PART_SECONDS:
+                    path.unlink(missing_ok=True)
 
     def _default(self) -> Path:
         wanted = Path(platformdirs.user_pictures_dir()) / FOLDER

@@ -59,6 +59,10 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    def wake(self) -> None:
+        """Gets ready now, also where weights are to be fetched, and not only with the first run."""
+
+    @abstractmethod
     async def take(self, runs: Sequence[Run]) -> None:
         """Takes runs in that are on record already, however many are waiting."""
 

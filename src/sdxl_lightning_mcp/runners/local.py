@@ -144,6 +144,12 @@ class LocalRunner(Runner):
                 self._arriving -= len(runs)
             await self.take(runs)
 
+    def wake(self) -> None:
+        """Gets ready now, also where weights are to be fetched."""
+        for note in self._fetch_notes:
+            log.info(note)
+        self._wake()
+
     async def take(self, runs: Sequence[Run]) -> None:
         """Takes runs in that are recorded already, however many are waiting."""
         for run in runs:

@@ -231,8 +231,10 @@ async def test_other_hosts_and_other_origins_are_refused(keyed: tuple[Served, st
             ({"Origin": "https://app.example.org"}, 200),
             ({"Origin": server.url}, 200),
         ):
-            for path in ("/v1/runs", "/livez"):
+            for path in ("/v1/runs", "/llms.txt", "/v1/models"):
                 assert (await client.get(path, headers=headers)).status_code == status
+        probe = {"Host": "10.1.2.3:8000"}
+        assert (await client.get("/livez", headers=probe)).status_code == 200
         asked = {"Origin": "https://app.example.org", "Access-Control-Request-Method": "POST"}
         allowed = await client.options(RUNS, headers=asked)
         assert allowed.headers["access-control-allow-origin"] == "https://app.example.org"

@@ -92,6 +92,7 @@ async def test_the_end_of_a_run_is_told_signed_and_again_until_it_is_heard(
         assert told["data"]["output"]["seed"] == 7
 
 
+@pytest.mark.slow
 async def test_what_is_owed_when_the_server_is_killed_is_told_by_the_next(
     tmp_path: Path, receiver: Receiver
 ) -> None:

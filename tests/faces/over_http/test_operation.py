@@ -136,6 +136,7 @@ async def test_clients_that_dawdle_are_not_waited_for_and_are_in_nobodys_way(
     ]
 
 
+@pytest.mark.slow
 async def test_old_runs_make_room_with_their_pictures(tmp_path: Path) -> None:
     ids: list[str] = []
 

@@ -1,6 +1,8 @@
 """Runs outlive the process: servers that are killed, and servers that end in order."""
 
+import random
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,7 @@ async def test_a_server_that_is_asked_to_end_finishes_what_it_has_and_takes_noth
         assert server.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 async def test_what_is_not_done_in_time_waits_for_the_next_server(tmp_path: Path) -> None:
     with anyio.fail_after(PATIENCE):
         with serving(tmp_path, drain_seconds=0) as server:
@@ -155,3 +158,37 @@ async def test_runs_of_another_model_fail_with_the_reason_after_a_restart(tmp_pa
                 ended = (await client.get(f"/v1/runs/{run['id']}")).json()
     assert (ended["status_code"], ended["failure_code"]) == ("failed", "run_failed")
     assert ended["failure_message"] == "The server was started anew with another model, sdxl-base."
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_killed_again_and_again_loses_no_run(tmp_path: Path) -> None:
+    moments = random.Random(7)
+    taken: dict[str, dict[str, Any]] = {}
+    with anyio.fail_after(280):
+        for _ in range(6):
+            with serving(tmp_path, max_queue=200) as server:
+                async with server.client() as client:
+                    for number in range(3):
+                        run = await ask(client, seed=len(taken) + number, steps=1)
+                        taken[run["id"]] = run
+                    wanted = moments.random()
+                    # In the middle of whatever it does then: loading, drawing, writing.
+                    with anyio.move_on_after(8 * wanted):
+                        await end_of(client, run)
+                    server.kill()
+        with serving(tmp_path, max_queue=200) as server:
+            async with server.client() as client:
+                ends = [await end_of(client, run) for run in taken.values()]
+        assert {run["id"] for run in ends} == {*taken}
+        for run in ends:
+            if run["status_code"] == "succeeded":
+                (path,) = (tmp_path / "p").glob(f"*{run['id']}.jpg")
+                assert read_parameters(path).model_dump() == run["input"]
+                with Image.open(path) as picture:
+                    picture.load()
+            else:
+                assert run["failure_message"].startswith("The server ended 3 times")
+        assert sum(run["status_code"] == "succeeded" for run in ends) >= 6
+    with sqlite3.connect(tmp_path / "data" / "runs.sqlite3") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()

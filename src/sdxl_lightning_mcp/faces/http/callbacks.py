@@ -41,10 +41,12 @@ class Callbacks:
 
     def __init__(self, settings: Settings, record: Record, links: Links) -> None:
         self._record, self._links = record, links
-        self._url = settings.public_url or f"http://{settings.host}:{settings.port}"
+        host = [*settings.allowed_hosts, settings.host][0]
+        self._url = settings.public_url or f"http://{host}:{settings.port}"
         self._webhook = Webhook(settings.callback_secret) if settings.callback_secret else None
         self._private = settings.callback_private
         self._wake = anyio.Event()
+        self._troubled = False
 
     @property
     def allowed(self) -> bool:
@@ -97,18 +99,26 @@ class Callbacks:
         async with httpcore2.AsyncConnectionPool(network_backend=backend) as pool:
             while True:
                 self._wake = anyio.Event()
-                try:
-                    due, pause = await anyio.to_thread.run_sync(self._due)
-                    limit = anyio.CapacityLimiter(AT_ONCE)
-                    async with anyio.create_task_group() as tasks:
-                        for run_id, url, attempts in due:
-                            tasks.start_soon(self._attempt, pool, limit, run_id, url, attempts)
-                except StorageError:
-                    log.exception("callbacks cannot be read")
-                    due, pause = [], PAUSES[0]
-                if not due:
+                self._troubled = False
+                due, pause = await self._read_due()
+                limit = anyio.CapacityLimiter(AT_ONCE)
+                async with anyio.create_task_group() as tasks:
+                    for run_id, url, attempts in due:
+                        tasks.start_soon(self._attempt, pool, limit, run_id, url, attempts)
+                if self._troubled:
+                    # What was told could not be noted: not at once again.
+                    await anyio.sleep(PAUSES[1])
+                elif not due:
                     with anyio.move_on_after(pause):
                         await self._wake.wait()
+
+    async def _read_due(self) -> tuple[list[tuple[str, str, int]], float]:
+        try:
+            return await anyio.to_thread.run_sync(self._due)
+        except StorageError:
+            log.exception("callbacks cannot be read")
+            self._troubled = True
+            return [], PAUSES[1]
 
     async def _attempt(
         self,
@@ -118,9 +128,16 @@ class Callbacks:
         url: str,
         attempts: int,
     ) -> None:
-        async with limit:
-            run = await anyio.to_thread.run_sync(self._record.find, run_id)
-            outcome = "forgotten" if run is None else await self._post(pool, run, url)
+        try:
+            async with limit:
+                run = await anyio.to_thread.run_sync(self._record.find, run_id)
+                outcome = "forgotten" if run is None else await self._post(pool, run, url)
+            await self._note_outcome(run_id, attempts, outcome)
+        except StorageError:
+            log.exception("the callback of run %s cannot be noted", run_id)
+            self._troubled = True
+
+    async def _note_outcome(self, run_id: str, attempts: int, outcome: str) -> None:
         if outcome not in ("delivered", "forgotten") and attempts < len(PAUSES):
             log.info("callback of run %s: %s; tried again", run_id, outcome)
             due, kept = time.time() + PAUSES[attempts], None
@@ -158,10 +175,9 @@ class Callbacks:
                     extensions={"timeout": timeouts},
                 ) as response:
                     status = response.status
-        except (OSError, TimeoutError, ValueError, httpcore2.NetworkError) as error:
-            return f"not heard ({error or type(error).__name__})"
-        except (httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
-            return f"not heard ({type(error).__name__})"
+        except Exception as error:
+            # Whatever an address does, it is told again later, and the server goes on.
+            return f"not heard ({type(error).__name__}: {error})"
         return "delivered" if 200 <= status < 300 else f"answered {status}"
 
     def _may_be(self, host: str | None) -> bool:

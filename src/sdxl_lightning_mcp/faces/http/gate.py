@@ -22,7 +22,9 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # Somewhat longer than what those wait who can say so.
 BODY_SECONDS = 15.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-OPEN = ("/livez", "/readyz", "/llms.txt", "/api/openapi.public.json")
+# What watches over servers calls them by address, and learns nothing else.
+PROBES = ("/livez", "/readyz")
+OPEN = (*PROBES, "/", "/llms.txt", "/api/openapi.public.json")
 OPEN_BELOW = ("/docs/", "/models/", "/.well-known/")
 
 
@@ -57,9 +59,10 @@ class Gate:
 
         scope.setdefault("state", {})["request_id"] = request_id
         try:
-            self._check_host(headers.get("host", ""))
+            if scope["path"] not in PROBES:
+                self._check_host(headers.get("host", ""))
             self._check_origin(headers, scope)
-            url = self._public_url or f"{scope['scheme']}://{headers['host']}"
+            url = self._public_url or f"{scope['scheme']}://{headers.get('host', '')}"
             scope["state"]["url"] = url
             if not _is_open(scope):
                 known = await self._access.identify(headers, url)
@@ -90,7 +93,7 @@ class Gate:
         if origin is None or origin in self._origins:
             return
         # The host is one of ours: a page that came from there may ask here.
-        own = {f"{scope['scheme']}://{headers['host']}", self._public_url}
+        own = {f"{scope['scheme']}://{headers.get('host', '')}", self._public_url}
         if origin not in own:
             raise Refusal(
                 403,

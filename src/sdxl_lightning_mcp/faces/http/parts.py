@@ -70,7 +70,10 @@ class Parts:
         return Site(self._settings, self._model, shared, self._record, self.access, self.links)
 
     async def resume(self, runner: Runner) -> None:
-        """Goes on with what servers before this one left unfinished."""
+        """Gets ready, and goes on with what servers before this one left unfinished."""
+        # Whoever starts a server wants it ready before the first client is.
+        runner.wake()
+        await anyio.to_thread.run_sync(self._record.store.sweep)
         runs = await anyio.to_thread.run_sync(self._record.claim)
         able = [run for run in runs if self._draws(run)]
         for run in (unable := [run for run in runs if run not in able]):

@@ -202,8 +202,8 @@ class Runs:
         async for _ in run.updates():
             if not run.done:
                 yield _event(str(run.status), progress(run))
-        if self._site.runner.closed.is_set():
-            return  # it goes on with the next server; the client's next attempt finds it
+        if self._site.runner.closed.is_set() and run.status is Status.CANCELED:
+            return  # left to the next server, where the client's next attempt finds it
         yield _event("done", self._reply(run, request))
 
     def _reply(self, run: Run, request: Request) -> dict[str, Any]:

@@ -64,6 +64,10 @@ class SharedRunner(Runner):
             run.origin = replace(run.origin, owner=owner, price=self._price)
         await self._runner.submit_all(runs)
 
+    def wake(self) -> None:
+        """As `Runner.wake`."""
+        self._runner.wake()
+
     async def take(self, runs: Sequence[Run]) -> None:
         """As `Runner.take`: whosever they are."""
         await self._runner.take(runs)
