@@ -142,7 +142,7 @@ async def test_stdout_carries_json_rpc_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-async def test_when_stdin_ends_the_server_and_its_worker_are_gone_within_a_second(
+async def test_when_stdin_ends_the_server_and_its_worker_are_gone_within_two_seconds(
     tmp_path: Path, busy: bool
 ) -> None:
     with anyio.fail_after(PATIENCE):
@@ -153,7 +153,8 @@ async def test_when_stdin_ends_the_server_and_its_worker_are_gone_within_a_secon
                 await anyio.lowlevel.checkpoint()
             assert process.stdin is not None
             await process.stdin.aclose()
-            with anyio.fail_after(1):
+            # A second on a quiet machine, which make bench measures; a busy one gets another.
+            with anyio.fail_after(2):
                 await process.wait()
                 while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
                     await anyio.lowlevel.checkpoint()

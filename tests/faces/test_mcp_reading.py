@@ -31,6 +31,8 @@ ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"])
 WISH = {"prompt": "the sea", "negative_prompt": "", "width": 512, "height": 768, "seed": 2**32 - 1}
 SKILL = ROOT / "skills" / "sdxl-lightning" / "SKILL.md"
 SKILL_URI = "skill://sdxl-lightning/SKILL.md"
+PROMPTS = ROOT / "skills" / "sdxl-lightning" / "references" / "prompts.md"
+PROMPTS_URI = "skill://sdxl-lightning/references/prompts.md"
 RUNS = "sdxl-lightning://runs"
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 
@@ -94,10 +96,12 @@ async def test_the_spec_the_llms_txt_and_the_skill_can_be_read_and_are_named(
     assert spec["checkpoint"]["name"] == MINI.checkpoint.name
     assert texts["sdxl-lightning://llms.txt"] == (ROOT / "llms.txt").read_text("utf-8")
     assert texts[SKILL_URI] == SKILL.read_text("utf-8")
+    assert texts[PROMPTS_URI] == PROMPTS.read_text("utf-8")
     assert set(texts) == {
         "sdxl-lightning://models/mini",
         "sdxl-lightning://llms.txt",
         SKILL_URI,
+        PROMPTS_URI,
         RUNS,
     }
 
@@ -238,7 +242,7 @@ async def test_the_skill_is_enumerated_with_digests_of_what_is_read(server: Serv
         (skill,) = (await ask(client, "skills/list"))["skills"]
         assert (await ask(client, "skills/get", uri=SKILL_URI))["skill"] == skill
         folder = await ask(client, "resources/directory/read", uri="skill://sdxl-lightning")
-        text = await text_of(client, SKILL_URI)
+        text, prompts = await text_of(client, SKILL_URI), await text_of(client, PROMPTS_URI)
         for method in ("skills/get", "resources/directory/read"):
             with pytest.raises(MCPError, match="skill://other"):
                 await ask(client, method, uri="skill://other")
@@ -246,13 +250,19 @@ async def test_the_skill_is_enumerated_with_digests_of_what_is_read(server: Serv
     assert skill["frontmatter"] == yaml.safe_load(text.split("---\n")[1])
     assert skill["resources"] == [
         {
-            "uri": SKILL_URI,
-            "digest": f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
-            "size": len(text.encode()),
+            "uri": uri,
+            "digest": f"sha256:{hashlib.sha256(content.encode()).hexdigest()}",
+            "size": len(content.encode()),
         }
+        for uri, content in ((SKILL_URI, text), (PROMPTS_URI, prompts))
     ]
     assert folder["resources"] == [
-        {"uri": SKILL_URI, "name": "SKILL.md", "mimeType": "text/markdown"}
+        {"uri": SKILL_URI, "name": "SKILL.md", "mimeType": "text/markdown"},
+        {
+            "uri": "skill://sdxl-lightning/references",
+            "name": "references",
+            "mimeType": "inode/directory",
+        },
     ]
 
 
