@@ -29,6 +29,7 @@ def test_generate_prints_the_path_of_the_picture_and_nothing_else(tmp_path: Path
     assert path.parent == tmp_path
     assert read_parameters(path).seed == 7
     assert "Note: mini-1 is made for 4 steps; 2 were asked for." in ended.stderr
+    assert "Seed 7\n" in ended.stderr
 
 
 def test_generate_with_json_prints_one_object_of_facts(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_the_tiny_vae_stands_in_for_the_other_and_mini_needs_none() -> None:
         assert checkpoint.file("vae-tiny") == TAESDXL[0]
         assert checkpoint.file("vae-fp16") is None
         assert checkpoint.name.endswith(" + taesdxl")
-    with pytest.raises(SettingsError, match="mini has latents of its own"):
+    with pytest.raises(SettingsError, match="instead of --speed draft take --speed fast"):
         select(MINI.slug, vae="tiny")
 
 

@@ -51,7 +51,7 @@ def test_a_speed_that_does_not_exist_is_refused_with_those_that_do() -> None:
 def test_draft_brings_the_tiny_vae_where_the_model_can_have_it() -> None:
     model = choose_model(Settings.load({}, model="sd-xl-lightning", speed="draft", device="cpu"))
     assert model.checkpoint.file("vae-tiny") == TAESDXL[0]
-    with pytest.raises(SettingsError, match="mini has latents of its own"):
+    with pytest.raises(SettingsError, match="instead of --speed draft take --speed fast"):
         choose_model(Settings.load({}, model="mini", speed="draft"))
 
 

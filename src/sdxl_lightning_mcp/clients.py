@@ -80,7 +80,10 @@ class Client:
             for where, value in values.items():
                 text = jsonc.put(text, where, value, comments=self.comments)
         except SettingsError as error:
-            raise SettingsError(f"{self.file}: {error} Nothing was changed.") from None
+            raise SettingsError(
+                f"{self.file}: {error} Nothing was changed. Correct it, or see what to enter by "
+                "hand: sdxl-lightning-mcp install --print"
+            ) from None
         if text == before:
             return None
         try:

@@ -136,7 +136,10 @@ def _read_lora(wanted: str) -> tuple[Lora, Checkpoint | None]:
 
 def _with_tiny_vae(model: Model) -> Model:
     if model.slug == MINI.slug:
-        raise SettingsError("vae: mini has latents of its own and is tiny already; leave it out.")
+        raise SettingsError(
+            "vae: TAESDXL decodes SDXL's latents, and mini has its own and is tiny already. Leave "
+            "--vae tiny out; instead of --speed draft take --speed fast."
+        )
 
     def tiny(checkpoint: Checkpoint) -> Checkpoint:
         changed = checkpoint.with_files(*TAESDXL, without=("vae", "vae-fp16"))

@@ -27,6 +27,7 @@ def generate(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps(run.facts))
         return
+    print(f"Seed {run.parameters.seed}", file=sys.stderr)
     print(run.path)
 
 

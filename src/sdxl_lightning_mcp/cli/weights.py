@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sdxl_lightning_mcp import hub
 from sdxl_lightning_mcp.catalogue import CATALOGUE, MIT, TAESDXL, VAE_FIX
 from sdxl_lightning_mcp.checkpoint import WeightFile, license_notice, license_of
-from sdxl_lightning_mcp.cli.terminal import bar, quiet_settings
+from sdxl_lightning_mcp.cli.terminal import bar, quiet_settings, read_settings
 
 
 def pull(parsed: argparse.Namespace) -> None:
@@ -45,8 +45,9 @@ def pull(parsed: argparse.Namespace) -> None:
     print(f"{model.checkpoint.name}: {got}, all {len(files)} files are here and right.")
 
 
-def models(_: argparse.Namespace) -> None:
+def models(parsed: argparse.Namespace) -> None:
     """Every entry of the catalogue: what it is, its steps, its size, whether it is here."""
+    read_settings(parsed)
     rows: list[tuple[str, ...]] = [("", "steps", "size", "to fetch", "licence")]
     for model in CATALOGUE.values():
         rows.append((f"{model.slug}: {model.summary}",))

@@ -52,7 +52,7 @@ class Tuning:
         )
         data_type = str(self.dtype).removeprefix("torch.")
         where = "" if self.device.type == "cpu" else f", {self.tier}"
-        faster = [*(f"compiled {part}" for part in self.compiled)]
+        faster = ["compiling in the background"] * bool(self.compiled)
         faster += ["CUDA graphs"] * self.graphs + ["8-bit linear layers"] * self.float8
         speed = "" if self.speed is Speed.NORMAL else f", {self.speed}"
         used = f" ({', '.join(faster)})" if faster else ""

@@ -34,7 +34,8 @@ async def test_the_client_lists_the_model_and_gets_pictures_by_link_and_in_the_a
             n=2,
             size="512x512",
             response_format="url",
-            quality="auto",
+            quality="hd",
+            style="vivid",
             extra_body={"seed": 7, "steps": 2},
         )
         inside = await ai.images.generate(
@@ -51,6 +52,7 @@ async def test_the_client_lists_the_model_and_gets_pictures_by_link_and_in_the_a
         # Picture i of n is the one that its seed makes alone.
         assert (alone.format, alone.tobytes()) == ("PNG", of_two.tobytes())
     assert inside.data[0].seed == 8
+    assert "quality and style: nothing here depends on it." in linked.data[0].notes
 
 
 @pytest.mark.parametrize(

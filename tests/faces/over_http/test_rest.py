@@ -314,3 +314,11 @@ async def test_what_is_not_there_and_how_it_is_not_called_is_a_problem_too(
         answer = await client.request(method, path)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_field_of_the_picture_beside_the_input_is_told_where_it_belongs(
+    client: httpx2.AsyncClient,
+) -> None:
+    answer = await client.post(RUNS, json={"prompt": "the sea"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["allowed"] == "it within input"

@@ -117,7 +117,7 @@ class Artefacts:
                     command, stdin=subprocess.PIPE, stdout=told, stderr=subprocess.STDOUT
                 )
             assert process.stdin is not None
-            process.stdin.write(pickle.dumps((recipe, self._folder / name)))
+            process.stdin.write(pickle.dumps((recipe, self._folder / name, self._log(name))))
             process.stdin.flush()
         except OSError as error:
             self._give_up(name, str(error))

@@ -25,8 +25,8 @@ MEMORY = 1.5
 
 def main() -> None:
     """Compiles what stdin says, and ends when stdin does."""
-    recipe, target = cast(tuple[Recipe, Path], pickle.load(sys.stdin.buffer))
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    recipe, target, told = cast(tuple[Recipe, Path, Path], pickle.load(sys.stdin.buffer))
+    threading.Thread(target=_end_with_the_parent, args=(target, told), daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(10)
     compile_call(recipe, target)
@@ -49,7 +49,7 @@ def compile_call(recipe: Recipe, target: Path) -> None:
     module = _WithWeights(calls(networks)[recipe.part])
     weights = [_hollow(form, device) for form in recipe.weights]
     inputs = [_hollow(form, device) for form in recipe.inputs]
-    part = target.with_suffix(f".{os.getpid()}.pt2")
+    part = _part(target)
     with torch.no_grad(), attention_order(recipe.tuning):
         exported = torch.export.export(module, (weights, *inputs), strict=False)
         inductor: Any = import_module("torch._inductor")
@@ -77,8 +77,15 @@ def _hollow(form: Form, device: torch.device) -> Tensor:
     return torch.empty_strided(shape, stride, dtype=dtype, device=device)
 
 
-def _end_with_the_parent() -> None:
+def _part(target: Path) -> Path:
+    return target.with_suffix(f".{os.getpid()}.pt2")
+
+
+def _end_with_the_parent(target: Path, told: Path) -> None:
+    """Leaves nothing half done behind: neither a part of the file nor a log that nobody reads."""
     sys.stdin.buffer.read()
+    for path in (_part(target), told):
+        path.unlink(missing_ok=True)
     os._exit(1)
 
 

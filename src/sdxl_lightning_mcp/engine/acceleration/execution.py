@@ -14,8 +14,9 @@ from sdxl_lightning_mcp.engine.acceleration.graphs import Capture, Graphs
 from sdxl_lightning_mcp.engine.tuning import Tuning, attention_order
 from sdxl_lightning_mcp.engine.weights import Networks
 
-# Compiling takes minutes of a processor: not for shapes that may never come again.
-WORTH_IT_AT = 4
+# Compiling takes minutes of a processor: not for one picture, nor for shapes that may never come
+# again. So many calls; a picture has one of the UNet for every step.
+WORTH_IT_AT = {"unet": 12, "decoder": 4}
 
 
 class Execution:
@@ -70,7 +71,7 @@ class Execution:
         if key in self._compiled:
             return self._compiled[key]
         self._seen[key] = self._seen.get(key, 0) + 1
-        if self._seen[key] < WORTH_IT_AT:
+        if self._seen[key] < WORTH_IT_AT[part]:
             return None
         weights = [tensor for _, tensor in named_tensors(self._calls[part])]
         if key not in self._recipes:

@@ -35,10 +35,10 @@ class Gate:
         self._app, self._access, self._metrics = app, access, metrics
         self._public_url = settings.public_url
         public = urlsplit(settings.public_url).netloc if settings.public_url else ""
-        self._hosts = {host.lower() for host in (*settings.allowed_hosts, public) if host}
+        # This machine's own names need no leave: no foreign name resolves into them.
+        names = (*LOOPBACK, *settings.allowed_hosts, public)
+        self._hosts = {host.lower() for host in names if host}
         self._origins = {*settings.allowed_origins}
-        if is_loopback(settings.host):
-            self._hosts |= {*LOOPBACK}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers the request itself, or lets the application do it."""
@@ -85,7 +85,7 @@ class Gate:
                 421,
                 "host_not_allowed",
                 f"This server is not reached as {host[:200]!r}. "
-                "Its names are set by SDXL_LIGHTNING_ALLOWED_HOSTS.",
+                "Its names are set by --allowed-hosts or SDXL_LIGHTNING_ALLOWED_HOSTS.",
             )
 
     def _check_origin(self, headers: Headers, scope: Scope) -> None:

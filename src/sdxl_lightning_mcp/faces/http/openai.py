@@ -1,6 +1,7 @@
 """OpenAI's images API over the same runs, for everything that speaks it already."""
 
 import base64
+import difflib
 import re
 import time
 from collections.abc import Mapping
@@ -70,7 +71,7 @@ class OpenAI:
             "id": self._site.model.slug,
             "object": "model",
             "created": self._site.started,
-            "owned_by": self._site.model.checkpoint.license.name,
+            "owned_by": "sdxl-lightning-mcp",
         }
         return JSONResponse({"object": "list", "data": [model]})
 
@@ -78,7 +79,7 @@ class OpenAI:
         """Makes n pictures and answers when all are there; given up when the client goes away."""
         body = await read_object(request)
         wish, options = _read(body)
-        notes = self._site.notes_on(options["model"] or self._site.model.slug)
+        notes = [*self._site.notes_on(options["model"] or self._site.model.slug), *_idle(body)]
         context = {"face": "openai", "request_id": request.state.request_id}
         (first,) = await self._site.runs([wish], Origin(context=context), notes=notes)
         # Picture i has the seed of the first and i more, as everywhere here.
@@ -151,6 +152,12 @@ class OpenAI:
         return {"b64_json": base64.b64encode(content).decode("ascii"), **facts}
 
 
+def _idle(body: Mapping[str, Any]) -> list[str]:
+    """What is to be said of words that are understood and change nothing here."""
+    said = [name for name in FIXED if body.get(name) not in (None, False, "auto")]
+    return [f"{' and '.join(said)}: nothing here depends on it."] if said else []
+
+
 def _read(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What OpenAI's words mean: a wish, and how it is to be answered.
 
@@ -196,8 +203,9 @@ def _read(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         wish |= {"width": int(sized[1]), "height": int(sized[2])}
     for name in wish:
         if name not in GenerationRequest.model_fields:
-            known = ", ".join([*GenerationRequest.model_fields, *OWN])
-            problems.append(Problem(name[:60], "an unknown field", known))
+            known = [*GenerationRequest.model_fields, *OWN, *FIXED]
+            close = tuple(difflib.get_close_matches(name, known, n=1))
+            problems.append(Problem(name[:60], "an unknown field", ", ".join(known), close))
     if problems:
         raise InvalidRequestError(*problems)
     return wish, options

@@ -15,6 +15,7 @@ from sdxl_lightning_mcp.faces.http.callbacks import Callbacks
 from sdxl_lightning_mcp.faces.http.replies import BatchReply, RunReply, run_reply
 from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.faces.http.spec import answers, asks
+from sdxl_lightning_mcp.request import GenerationRequest
 from sdxl_lightning_mcp.run import Origin, Run, new_run_id
 
 MOST_INPUTS = 100
@@ -97,6 +98,8 @@ class Rest:
         """What is kept with a run beside its input, checked."""
         known = (input, "metadata", "callback_url", "client_ref")
         for name in body:
+            if name in GenerationRequest.model_fields:
+                raise _wrong(name, "a field of the picture", f"it within {input}")
             if name not in known:
                 raise _wrong(name[:60], "an unknown field", ", ".join(known))
         metadata: object = body.get("metadata")
