@@ -237,7 +237,6 @@ def test_a_lora_for_another_architecture_is_refused_with_what_does_not_fit(
 def test_the_decorations_of_peft_are_understood(
     tmp_path: Path,
     repositories: Path,
-    base: Sdxl,
     decorate: Callable[[str], str],
     factor: float,
 ) -> None:
@@ -248,7 +247,8 @@ def test_the_decorations_of_peft_are_understood(
     tensors["bundle_emb.mine.clip_l"] = torch.zeros(1)
     save_file(tensors, path, {"lora_adapter_metadata": json.dumps(metadata)})
     lora = Lora(WeightFile("lora", path.name, tmp_path))
-    changed = Sdxl.open(small_model(repositories).variants[0].with_loras([lora]), FLOAT32_CPU)
+    plain = small_model(repositories).variants[0]
+    base, changed = filled(plain), filled(plain.with_loras([lora]))
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
     delta = factor * synthetic.lora_deltas(seed=2, alpha=4.0, rank=4)[name]
     assert torch.allclose(weight(changed, name), weight(base, name) + delta, atol=1e-6)
