@@ -145,6 +145,9 @@ def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
 
     share_cores(assignment.device.sharers)
     tuning = tune(assignment.device.kind, assignment.speed)
+    if tuning.device.type == "cpu" and hasattr(os, "nice"):
+        # The server and its clients need the cores for moments only, and then at once.
+        os.nice(5)
     say(Loading(f"opening {model.checkpoint.name}"))
     sdxl = Sdxl.open(model.checkpoint, tuning, model.checkpoints)
     return Engine(sdxl, assignment.max_batch, Estimator(sdxl) if sdxl.takes_minutes else None)
