@@ -154,7 +154,8 @@ async def test_a_run_that_goes_on_has_facts_and_no_picture_yet(
             begun = await client.call_tool("generate_image", {**WISH, "steps": 12})
             run_id = begun.meta["sdxl-lightning-mcp/run"]["id"]
             told = json.loads(await text_of(client, f"{RUNS}/{run_id}"))
-            assert (told["status"], told["path"]) == ("queued", None)
+            assert told["status"] in ("queued", "running")
+            assert told["path"] is None
             assert json.loads(await text_of(client, RUNS))[0]["id"] == run_id
             with pytest.raises(MCPError, match=f"Run {run_id} has no picture yet: "):
                 await client.read_resource(f"{RUNS}/{run_id}/image")
