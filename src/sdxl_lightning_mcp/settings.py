@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 from sdxl_lightning_mcp.errors import SettingsError
 
 PREFIX = "SDXL_LIGHTNING_"
+# Of `ray`: a cluster of this machine alone.
+LOCAL = "local"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
 
 
@@ -197,6 +199,13 @@ class Settings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="`serve`: how long it goes on after SIGTERM; what is left waits for the next.",
+    )
+    ray: str | None = Field(
+        None,
+        description=(
+            "`serve`: on Ray Serve, one replica for each device: local starts it on this machine, "
+            "auto or an address joins a cluster; needs the extra `ray`."
+        ),
     )
 
     @field_validator("lora", "allowed_hosts", "allowed_origins", mode="before")

@@ -14,15 +14,13 @@ from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.run import Canceled, Failed, Finished, Run, Status
 from sdxl_lightning_mcp.runners.base import RunnerStatus
-from sdxl_lightning_mcp.runners.keeping import KeepingRunner
+from sdxl_lightning_mcp.runners.keeping import KeepingRunner, place
 from sdxl_lightning_mcp.runners.supervisor import Supervisor
 from sdxl_lightning_mcp.runners.wire import Assignment
 from sdxl_lightning_mcp.settings import Speed
 from sdxl_lightning_mcp.store import Store
 
 log = logging.getLogger(__name__)
-
-EXACT_PLACES = 100
 
 
 class LocalRunner(KeepingRunner):
@@ -217,14 +215,7 @@ class LocalRunner(KeepingRunner):
         running = sum(len(one.running) for one in self._devices)
         for position, run in runs:
             run.position = position
-            message = _place(position - 1 + running) if device.capacity else device.state
+            message = place(position - 1 + running) if device.capacity else device.state
             if (run.message, run.loaded) != (message, device.loaded):
                 run.message, run.loaded = message, device.loaded
                 run.changed()
-
-
-def _place(ahead: int) -> str:
-    """Where a run stands; in round numbers far behind, where not every move is worth telling."""
-    if ahead < EXACT_PLACES:
-        return f"queued, {ahead} ahead" if ahead else "queued, next"
-    return f"queued, about {round(ahead, 2 - len(str(ahead)))} ahead"

@@ -6,7 +6,6 @@ import socket
 from types import FrameType
 from typing import Any
 
-import anyio
 import h11
 import uvicorn
 from starlette.types import ASGIApp
@@ -97,15 +96,8 @@ class Server(uvicorn.Server):
         """Waits for the signal, then for the runs, and then ends the server."""
         await self._asked.wait()
         log.info("closing: what is under way has %g s", self._seconds)
-        self._runner.closing.set()
-        with anyio.move_on_after(self._seconds):
-            for run in self._runner.unended():
-                async for _ in run.updates():
-                    pass
-        left = len(self._runner.unended())
-        if left:
+        if left := await self._runner.drain(self._seconds):
             log.info("%d runs are left for the next server on this record", left)
-        self._runner.closed.set()
         self.should_exit = True
 
 

@@ -76,6 +76,20 @@ class SharedRunner(Runner):
         """As `Runner.cancel`."""
         await self._runner.cancel(run)
 
+    async def drain(self, seconds: float) -> int:
+        """Takes nothing in any more, and waits so long at most for what is under way.
+
+        Returns:
+            How many runs are left.
+        """
+        self.closing.set()
+        with anyio.move_on_after(seconds):
+            for run in self._runner.unended():
+                async for _ in run.updates():
+                    pass
+        self.closed.set()
+        return len(self._runner.unended())
+
     def find(self, run_id: str) -> Run | None:
         """As `Runner.find`, but only the caller's own."""
         run = self._runner.find(run_id)
