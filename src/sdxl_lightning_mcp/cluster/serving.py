@@ -35,7 +35,11 @@ ENVIRONMENT: Mapping[str, str] = {
     # All ports of Ray are those of the loopback interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # No line of the log is taken for a repetition, none is coloured.
+    # Nothing of Ray starts a cluster of its own, at the end where this one is gone.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    # No line of the log is taken for a repetition, none is coloured; a worker is started by fork,
+    # of which gRPC would tell.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
 }
@@ -54,7 +58,7 @@ def serve_ray(settings: Settings, model: Model) -> None:
     if settings.ray == LOCAL or settings.port == 0:
         with listen(settings) as here:
             settings = settings.model_copy(update={"port": here.getsockname()[1]})
-    ray = _started(settings) if settings.ray == LOCAL else _joined(settings)
+    ray = started(settings) if settings.ray == LOCAL else _joined(settings)
     try:
         _serve(ray, settings, model)
     finally:
@@ -89,7 +93,7 @@ def _serve(ray: Any, settings: Settings, model: Model) -> None:
         serve.delete(NAME)
 
 
-def _started(settings: Settings) -> Any:
+def started(settings: Settings) -> Any:
     """Starts Ray on this machine, for this process alone: with it, it ends."""
     devices = choose_devices(settings)
     found = [one.accelerator for one in devices if one.accelerator]

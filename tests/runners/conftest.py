@@ -1,0 +1,12 @@
+"""What the tests of runners share."""
+
+from collections.abc import Iterator
+
+import pytest
+from ray_cluster import Cluster, joined_cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Takes ten seconds and a gigabyte: for all tests that want one."""
+    yield from joined_cluster()
