@@ -8,5 +8,6 @@ from ray_cluster import Cluster, joined_cluster
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Takes ten seconds and a gigabyte: for all tests that want one."""
-    yield from joined_cluster()
+    """Takes ten seconds and a gigabyte: one for all tests that want it."""
+    with joined_cluster() as cluster:
+        yield cluster
