@@ -244,7 +244,7 @@ class TestServed:
                 if one.status == psutil.CONN_LISTEN and "127.0.0.1" not in one.laddr.ip:
                     others.add((process.name(), one.laddr.port))
         # Serve's calls from process to process; Ray leaves no choice of their address.
-        assert {name for name, _ in others} <= {"ray::ServeRepli"}
+        assert {name[:15] for name, _ in others} <= {"ray::ServeRepli"}
         for _, port in others:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
                 call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
@@ -258,7 +258,12 @@ class TestItsEnd:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
     def test_nothing_is_left_of_it(self, tmp_path: Path, number: signal.Signals) -> None:
         with serving(tmp_path, "--ray", model="mini", device="cpu") as server:
-            below = psutil.Process(server.process.pid).children(recursive=True)
+            # Two of Ray's own notice within a minute that they are alone.
+            below = [
+                process
+                for process in psutil.Process(server.process.pid).children(recursive=True)
+                if number is signal.SIGTERM or "Agent" not in process.name()
+            ]
             assert len(below) > 5
             code = server.end(number)
         assert code == (0 if number is signal.SIGTERM else -signal.SIGKILL)
@@ -297,11 +302,11 @@ class TestJoining:
             ours = command(tmp_path, "serve", "--ray", cluster.address, "--port", str(cluster.port))
             application = "sdxl_lightning_mcp.cluster.application:app"
             theirs = [sys.executable, "-m", "ray.serve.scripts", "run", application]
-            theirs += [f"--address={cluster.address}", f"data_dir={tmp_path}/d"]
+            theirs += [f"data_dir={tmp_path}/d"]
+            variables = {**environment(model="mini", device="cpu"), **cluster.environment}
+            variables["RAY_ADDRESS"] = cluster.address
             for words in (ours, theirs):
-                process = subprocess.Popen(
-                    words, env={**environment(model="mini", device="cpu"), **cluster.environment}
-                )
+                process = subprocess.Popen(words, env=variables)
                 try:
                     with anyio.fail_after(PATIENCE):
                         async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE) as client:

@@ -202,6 +202,7 @@ class Settings(BaseModel):
     )
     ray: str | None = Field(
         None,
+        pattern=r"^(local|auto|\S+:\d+)$",
         description=(
             "`serve`: on Ray Serve, one replica for each device: local starts it on this machine, "
             "auto or an address joins a cluster; needs the extra `ray`."

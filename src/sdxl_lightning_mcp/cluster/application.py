@@ -37,6 +37,9 @@ class Share:
 def app(arguments: Mapping[str, str]) -> Any:
     """What `serve run sdxl_lightning_mcp.cluster.application:app model=sd-xl-lightning` runs.
 
+    It looks at the cluster that is joined; where none is yet, at that of this machine or of
+    RAY_ADDRESS.
+
     Args:
         arguments: Settings by their names; those of the environment hold too.
 
@@ -44,8 +47,11 @@ def app(arguments: Mapping[str, str]) -> Any:
         SettingsError: One of them is impossible, or cannot be had on this cluster.
     """
     settings = Settings.load(None, **{"ray": "auto", **arguments})
-    model = choose_model(settings)
-    return application(settings, model, share_of(settings, importlib.import_module("ray").nodes()))
+    ray: Any = importlib.import_module("ray")
+    if not ray.is_initialized():
+        ray.init(address="auto", namespace="serve")
+    share = share_of(settings, ray.nodes())
+    return application(settings, choose_model(settings), share)
 
 
 def application(settings: Settings, model: Model, share: Share) -> Any:

@@ -120,9 +120,13 @@ def started(settings: Settings) -> Any:
 def _joined(settings: Settings) -> Any:
     """Joins a cluster that is there already. Raises SettingsError where that cannot be done."""
     ray = _imported()
+    host, _, port = (settings.ray or "").rpartition(":")
     try:
+        if port.isdigit():
+            # Ray itself tries for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=settings.ray, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise SettingsError(
             f"--ray {settings.ray}: the cluster cannot be joined: {error}\n"
             "On its head node, `ray start --head` starts one; `ray status` says what there is."
