@@ -16,14 +16,6 @@ from sdxl_lightning_mcp.runners.wire import LENGTH, Assignment, Order, frame
 
 log = logging.getLogger(__name__)
 
-# glibc hands large blocks back to the system and gets them anew, page by page, at each layer of a
-# network on the CPU: a quarter of the time of a decoder. The worker keeps them; when it rests they
-# go. Other systems do not know the names.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),
-}
-
 
 class WorkerProcess:
     """One worker, from `start` to `end`."""
@@ -34,7 +26,7 @@ class WorkerProcess:
     @classmethod
     async def start(cls, assignment: Assignment) -> "WorkerProcess":
         """Starts the process and tells it what to serve. Raises OSError where none can start."""
-        environment = {**KEEP_MEMORY, **os.environ}
+        environment = os.environ.copy()
         if (gpu := assignment.device.accelerator) and gpu.uuid:
             # By its UUID, since CUDA numbers GPUs otherwise than their driver. It sees no other.
             environment["CUDA_VISIBLE_DEVICES"] = gpu.uuid

@@ -140,11 +140,13 @@ def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
     say(Loading("starting torch"))
     from sdxl_lightning_mcp.engine.engine import Engine
     from sdxl_lightning_mcp.engine.estimate import Estimator
+    from sdxl_lightning_mcp.engine.memory import keep_memory
     from sdxl_lightning_mcp.engine.sdxl import Sdxl
     from sdxl_lightning_mcp.engine.tuning import share_cores, tune
 
     share_cores(assignment.device.sharers)
     tuning = tune(assignment.device.kind, assignment.speed)
+    keep_memory(tuning.device)
     if tuning.device.type == "cpu" and hasattr(os, "nice"):
         # The server and its clients need the cores for moments only, and then at once.
         os.nice(5)
