@@ -19,19 +19,12 @@ from typing import Any
 
 import platformdirs
 import torch
-from torch import Tensor
 
 from sdxl_lightning_mcp.checkpoint import Checkpoint
+from sdxl_lightning_mcp.engine.acceleration.calls import Form
 from sdxl_lightning_mcp.engine.tuning import Tuning
 
 log = logging.getLogger(__name__)
-
-Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
-
-
-def forms(tensors: list[Tensor] | tuple[Tensor, ...]) -> tuple[Form, ...]:
-    """Shape, stride and data type of each: all that code is compiled for."""
-    return tuple((tuple(one.shape), one.stride(), one.dtype) for one in tensors)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sdxl_lightning_mcp.checkpoint import Checkpoint
-from sdxl_lightning_mcp.engine.acceleration.artefacts import Artefacts, Form, Recipe, forms
-from sdxl_lightning_mcp.engine.acceleration.calls import calls, named_tensors
+from sdxl_lightning_mcp.engine.acceleration.artefacts import Artefacts, Recipe
+from sdxl_lightning_mcp.engine.acceleration.calls import Form, calls, forms, named_tensors
 from sdxl_lightning_mcp.engine.acceleration.graphs import Capture, Graphs
 from sdxl_lightning_mcp.engine.tuning import Tuning, attention_order
 from sdxl_lightning_mcp.engine.weights import Networks
