@@ -189,7 +189,6 @@ def test_compiled_calls_come_in_the_background_and_are_there_at_once_the_next_ti
     assert sdxl.held.way[1] == 2
     made = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     again = opened(tuning, Artefacts(tmp_path))
-    for _ in range(5):
-        assert psnr(*drawn(again, parameters), plain) > 40
+    assert psnr(*drawn(again, parameters), plain) > 40
     assert again.held.way[1] == 2
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == made
