@@ -247,6 +247,8 @@ async def test_weights_leave_after_an_idle_time_and_the_next_run_brings_them_bac
             path = await first.finished()
             while not runner.status().state.startswith("resting"):
                 await anyio.lowlevel.checkpoint()
+            # No run waits for it: it is ready all the same.
+            assert runner.status().devices[0].ready
             again = await runner.submit(parameters)
             assert first.image is not None
             with Image.open(await again.finished()) as after, Image.open(path) as before:

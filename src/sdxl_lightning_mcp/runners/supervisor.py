@@ -70,7 +70,9 @@ class Supervisor:
     def status(self) -> DeviceStatus:
         """What the device is doing now."""
         running = sum(not run.done for run in self.running.values())
-        return DeviceStatus(self._assignment.device.name, self.state, self.description, running)
+        ready = self.capacity > 0
+        name = self._assignment.device.name
+        return DeviceStatus(name, self.state, ready, self.description, running)
 
     def wake(self) -> None:
         """Wants a worker; nothing where there is one already."""
