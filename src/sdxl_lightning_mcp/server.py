@@ -71,7 +71,7 @@ def open_runner(
         log_level=settings.log_level,
         preview_bytes=settings.preview_bytes,
         record=record,
-        **({"ended": ended} if ended else {}),
+        ended=ended,
     )
 
 

@@ -1,4 +1,4 @@
-"""What commands share: settings from flags, the log, a bar that shows how far it is."""
+"""What commands share: exit codes, settings from flags, the log, a bar that shows how far it is."""
 
 import argparse
 import logging
@@ -13,6 +13,7 @@ from sdxl_lightning_mcp.settings import Settings
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 LINE_SECONDS = 10
 FLAGS = ("model", "lora", "vae", "speed", "device", "output_dir", "data_dir")
 SERVE_FLAGS = ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "max_queue")
