@@ -23,6 +23,7 @@ from sdxl_lightning_mcp.engine.acceleration.graphs import (
     Outputs,
 )
 from sdxl_lightning_mcp.engine.holding import Holding
+from sdxl_lightning_mcp.engine.memory import Tier
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU, Tuning, tune
 from sdxl_lightning_mcp.engine.weights import build_networks, fill_networks
@@ -171,6 +172,17 @@ def test_exact_pictures_are_the_same_bit_for_bit(parameters: Parameters) -> None
         drawn(Sdxl.open(MINI.checkpoint, tune("cpu", Speed.EXACT)), parameters)[0] for _ in range(2)
     )
     assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_where_nothing_makes_it_faster_the_device_says_so() -> None:
+    apple = Tuning(torch.device("mps"), torch.float16, torch.channels_last)
+    assert str(apple).endswith("all on the device")
+    assert str(replace(apple, speed=Speed.FAST)).endswith("fast (as normal here)")
+    assert str(replace(apple, speed=Speed.DRAFT)).endswith("draft (faster by its VAE only)")
+    rounded = replace(apple, speed=Speed.FAST, float8=True)
+    assert str(rounded.at(Tier.PARKED)).endswith("fast (8-bit linear layers)")
+    assert str(rounded.at(Tier.STREAMED)).endswith("fast (as normal here)")
+    assert str(tune("cpu", Speed.FAST)).endswith("fast (compiling in the background)")
 
 
 @pytest.mark.slow
