@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 LINE_SECONDS = 10
-FLAGS = ("model", "lora", "vae", "speed", "device", "output_dir", "data_dir")
+FLAGS = ("model", "lora", "vae", "speed", "device", "connect", "output_dir", "data_dir")
 SERVE_FLAGS = ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "max_queue")
 
 
