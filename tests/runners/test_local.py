@@ -40,7 +40,7 @@ async def test_a_run_tells_how_it_goes_and_ends_in_a_file(
             assert run.status is Status.QUEUED
             messages = [progress.message async for progress in run.updates()]
             path = await run.finished()
-    assert messages[0] == "starting"
+    assert messages[0] == "getting ready to draw"
     assert messages[-2:] == ["step 4 of 4, encoding", "succeeded"]
     assert run.status is Status.SUCCEEDED
     assert run.notes == ["a note"]
