@@ -56,7 +56,7 @@ def by_tool(client: Client, plan: Plan) -> Draw:
 
 def open_engine(settings: Settings) -> LoadedModel:
     """The engine in this process; what was let go before is gone first."""
-    release(settings.device)
+    prepare_memory(settings.device)
     return load(
         settings.model,
         loras=settings.lora,
@@ -66,12 +66,16 @@ def open_engine(settings: Settings) -> LoadedModel:
     )
 
 
-def release(device: str) -> None:
-    """Frees what nobody holds any more: two copies of a large model do not fit everywhere."""
-    from sdxl_lightning_mcp.engine.memory import release_memory
+def prepare_memory(device: str) -> None:
+    """Frees what nobody holds any more, and keeps what comes as a worker does.
+
+    Two copies of a large model do not fit everywhere; and all that is compared has equal memory.
+    """
+    from sdxl_lightning_mcp.engine.memory import keep_memory, release_memory
     from sdxl_lightning_mcp.engine.tuning import tune
 
     release_memory(tune(device).device)
+    keep_memory(tune(device).device)
 
 
 def by_engine(loaded: LoadedModel, plan: Plan) -> Draw:

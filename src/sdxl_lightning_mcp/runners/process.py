@@ -17,14 +17,6 @@ from sdxl_lightning_mcp.runners.wire import LENGTH, Assignment, Order, frame
 
 log = logging.getLogger(__name__)
 
-# glibc hands large blocks back to the system and gets them anew, page by page, at each layer of a
-# network on the CPU: a quarter of the time of a decoder. The worker keeps them; when it rests they
-# go. Other systems do not know the names.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),
-}
-
 
 class Worker(ABC):
     """Orders in, events out; `log_place` says where the worker tells what it does."""
@@ -69,7 +61,7 @@ Start = Callable[[Assignment], Awaitable[Worker]]
 
 def environment(assignment: Assignment) -> dict[str, str]:
     """The environment of the process that has this assignment."""
-    found = {**KEEP_MEMORY, **os.environ}
+    found = os.environ.copy()
     if (gpu := assignment.device.accelerator) and gpu.uuid:
         # By its UUID, since CUDA numbers GPUs otherwise than their driver. It sees no other.
         found["CUDA_VISIBLE_DEVICES"] = gpu.uuid
