@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -16,8 +17,9 @@ from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, Weights
 from sdxl_lightning_mcp.hardware import Accelerator, accelerators
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
+from sdxl_lightning_mcp.runners.shared.places import meeting_folder, running
 from sdxl_lightning_mcp.selection import on_disk
-from sdxl_lightning_mcp.server import choose_devices, choose_model, open_runner
+from sdxl_lightning_mcp.server import choose_devices, choose_model, open_runner, shared_worker
 from sdxl_lightning_mcp.settings import Settings, visible_gpus
 from sdxl_lightning_mcp.store import Store
 
@@ -33,6 +35,7 @@ async def examine(settings: Settings) -> bool:
         _memory,
         _model,
         _folder,
+        _engines,
         _picture,
     )
     well = True
@@ -137,6 +140,18 @@ async def _folder(settings: Settings) -> str:
     return f"{folder}, {free / 1e9:.1f} GB free{few}{fallback}"
 
 
+async def _engines(settings: Settings) -> str:
+    """The processes that servers over stdio share, and how to end one."""
+    if settings.private or sys.platform == "win32":
+        return "each server has its own, as asked for" if settings.private else "one a server"
+    found = [
+        f"{facts.model} on {facts.device} for {facts.servers} "
+        f"server{'s' * (facts.servers != 1)} (log {place.log}; to end it: kill {facts.pid})"
+        for place, facts in running(meeting_folder())
+    ]
+    return "; ".join(found) or "none runs; the first server over stdio starts one"
+
+
 async def _picture(settings: Settings) -> str:
     """Starts a worker on each device, verifies the weights by hash and makes a small picture."""
     try:
@@ -147,7 +162,8 @@ async def _picture(settings: Settings) -> str:
         raise WeightsError("not tried, since weights are to be fetched first.")
     drawn: list[str] = []
     failed: list[str] = []
-    for device in dict.fromkeys(devices):
+    # Two workers on one device are the same to whoever asks what it can do.
+    for device in {one.name: one for one in reversed(devices)}.values():
         name = f"{device.name}: " if len(devices) > 1 else ""
         try:
             drawn.append(name + await _draw(settings, model, device))
@@ -160,7 +176,8 @@ async def _picture(settings: Settings) -> str:
 
 async def _draw(settings: Settings, model: Model, device: Device) -> str:
     started = anyio.current_time()
-    async with open_runner(settings, model, [device]) as runner:
+    start = shared_worker(settings, lasting=False)
+    async with open_runner(settings, model, [device], start=start) as runner:
         request = read_request(
             {"prompt": "a red circle on a blue background", "width": 512, "height": 512, "seed": 0},
             model,

@@ -16,9 +16,10 @@ from sdxl_lightning_mcp.errors import SettingsError
 PREFIX = "SDXL_LIGHTNING_"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
 
-# What torch and its libraries read, and what says where the hub's files are.
+# What torch and its libraries read, and what says where the hub's files are. The one that is left
+# out torch sets itself.
 ENGINE = re.compile(
-    r"(CUDA|NVIDIA|PYTORCH|TORCH[A-Z]*|OMP|MKL|KMP|DNNL|ONEDNN|OPENBLAS)_"
+    r"(CUDA|NVIDIA|PYTORCH|TORCH[A-Z]*|OMP|MKL|KMP|DNNL|ONEDNN|OPENBLAS)_(?!CACHE_DIR$)"
     r"|(HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|HF_ENDPOINT|XDG_CACHE_HOME)$"
 )
 
@@ -119,8 +120,8 @@ class Settings(BaseModel):
     private: bool = Field(
         False,
         description=(
-            "The model is opened by a process of this server's own, and not shared with the other "
-            "servers over stdio that have the same settings."
+            "Draws with an engine of its own, and not with the one that servers over stdio with the "
+            "same settings share."
         ),
     )
     engine_idle_minutes: float = Field(
@@ -128,7 +129,7 @@ class Settings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description=(
-            "So long after its last server has ended the shared process ends; 0 is at once."
+            "So long after the last of its servers has ended the shared engine ends; 0 is at once."
         ),
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -15,7 +15,6 @@ from sdxl_lightning_mcp.runners.process import Worker, WorkerProcess, environmen
 from sdxl_lightning_mcp.runners.shared.places import Place, place_of
 from sdxl_lightning_mcp.runners.wire import GREETING, LISTENING, TAKEN, Assignment, Attach
 
-# So long one may take until it greets: while it imports torch it hears nothing for seconds.
 PATIENCE = 60.0
 # Between two tries while another worker is about to listen, or about to be gone.
 PAUSE = 0.05
@@ -60,12 +59,14 @@ class Sharing:
     """How this process shares workers with others: where they meet, and what must agree.
 
     `environment` is what of the environment must be equal, `linger_seconds` how long a worker
-    stays when nobody is there any more.
+    stays when nobody is there any more. One that does not answer for `patience` seconds never will.
     """
 
     folder: Path
     environment: Mapping[str, str]
     linger_seconds: float
+    # While it imports torch it hears nothing for seconds.
+    patience: float = PATIENCE
 
     async def attach(self, assignment: Assignment) -> Worker:
         """The worker that has this assignment already, or one that is started now and stays.
@@ -75,7 +76,7 @@ class Sharing:
         """
         place = await anyio.to_thread.run_sync(self._place, assignment)
         attach = Attach(assignment, self.linger_seconds)
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(self.patience):
             while True:
                 if worker := await SharedWorker.find(place, attach):
                     return worker
@@ -86,14 +87,14 @@ class Sharing:
                     await anyio.sleep(PAUSE)
                 elif said != LISTENING:
                     raise RunFailedError(
-                        "The process that servers share ended before it could be reached. "
+                        "The shared engine ended before it could be reached. "
                         f"Its log {place.log} may say why; --private does without it."
                     )
         there = place.told()
         who = f"process {there.pid}" if there else "a process"
         cure = f"kill -9 {there.pid}" if there else f"end whoever holds {place.lock}"
         raise RunFailedError(
-            f"The process that servers share does not answer ({who}). Its log {place.log} may say "
+            f"The shared engine does not answer ({who}). Its log {place.log} may say "
             f"why. End it: {cure}; or start with --private."
         )
 
@@ -104,7 +105,7 @@ class Sharing:
             OSError: None can be started.
         """
         place = await anyio.to_thread.run_sync(self._place, assignment)
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(self.patience):
             if worker := await SharedWorker.find(place, Attach(assignment, 0)):
                 return worker
         return await WorkerProcess.start(assignment)

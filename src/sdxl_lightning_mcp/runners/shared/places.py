@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from sdxl_lightning_mcp.runners.wire import Assignment
 
 NAME = "sdxl-lightning-mcp"
 PACKAGE = Path(__file__).parents[2]
+# Of an assignment: of the model its checkpoints count.
+NO_DIFFERENCE = ("model", "log_level")
 LIBRARIES = (NAME, "torch", "diffusers", "transformers")
 # What a socket's address has room for: 104 bytes on macOS, 108 on Linux, the zero at its end among
 # them.
@@ -99,22 +101,21 @@ class Place:
 def place_of(folder: Path, assignment: Assignment, environment: Mapping[str, str]) -> Place:
     """Where servers meet that would have the same drawn by the same code: no others share.
 
-    How much is logged is no difference; that a person's own file was changed is one.
+    That a person's own file was changed is a difference. How much is logged is none, nor by what
+    name the checkpoints were chosen.
     """
-    files = {
-        file
-        for checkpoint in assignment.model.checkpoints
-        for file in checkpoint.all_files
-        if isinstance(file.source, Path)
-    }
+    checkpoints = assignment.model.checkpoints
+    own = {file for one in checkpoints for file in one.all_files if isinstance(file.source, Path)}
+    unequal = {name: told for name, told in vars(assignment).items() if name not in NO_DIFFERENCE}
     told: list[Any] = [
         sys.executable,
         [(name, version(name)) for name in LIBRARIES],
         # A checkout keeps its version while its code changes.
         str(PACKAGE),
         max(path.stat().st_mtime_ns for path in PACKAGE.rglob("*.py")),
-        sorted(map(_identity, files)),
-        repr(replace(assignment, log_level="")),
+        sorted(map(_identity, own)),
+        repr(checkpoints),
+        repr(unequal),
         sorted(environment.items()),
     ]
     return Place(folder, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16])
@@ -147,16 +148,16 @@ def meeting_folder() -> Path:
         found = folder.lstat()
     except OSError as error:
         raise SettingsError(
-            f"There is no folder for the process that servers share: {error}"
+            f"There is no folder where servers can meet to share an engine: {error}. Start with --private."
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise SettingsError(
-            f"{folder}, where servers meet to share a process, is not a folder of your own: "
+            f"{folder}, where servers meet to share an engine, is not a folder of your own: "
             "remove it, or start with --private."
         )
     if found.st_mode & 0o077:
         raise SettingsError(
-            f"{folder}, where servers meet to share a process, is open to others (mode "
+            f"{folder}, where servers meet to share an engine, is open to others (mode "
             f"{stat.S_IMODE(found.st_mode):o}): chmod 700 {folder}, or start with --private."
         )
     return folder

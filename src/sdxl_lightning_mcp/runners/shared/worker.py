@@ -198,6 +198,7 @@ class Desk:
                 if self._attached is None:
                     self._attached = order
                     self._order(assignment)
+                log.info("a server has come; %d are here", len(self._servers))
                 self._tell_facts()
             case Submit(run_id, parameters):
                 name, round = str(next(self._names)), self._turns.take(server)
@@ -213,7 +214,11 @@ class Desk:
 
     def _go(self, server: _Server) -> None:
         self._servers.discard(server)
-        for name in [name for name, entry in self._runs.items() if entry.server is server]:
+        left = [name for name, entry in self._runs.items() if entry.server is server]
+        log.info(
+            "a server has left, and %d runs with it; %d are here", len(left), len(self._servers)
+        )
+        for name in left:
             del self._runs[name]
             self._order(Cancel(name))
         self._tell_places()
@@ -230,9 +235,11 @@ class Desk:
                 await self._moved.wait()
                 continue
             log.info("nobody is left")
-            self._place.clear()
-            self._place.log.unlink(missing_ok=True)
-            os._exit(0)
+            try:
+                self._place.clear()
+                self._place.log.unlink(missing_ok=True)
+            finally:
+                os._exit(0)
 
     # --- the engine ------------------------------------------------------------------------
 
@@ -251,6 +258,7 @@ class Desk:
             return
         match event:
             case Admitted():
+                log.info("a run is begun")
                 entry.begun = True
                 self._turns.begin(entry.round)
                 if self._ready is not None and self._latest is not self._ready:
@@ -288,7 +296,9 @@ class Desk:
         if self._attached is not None:
             told = self._attached.assignment
             facts = Facts(os.getpid(), told.model.slug, told.device.name, len(self._servers))
-            self._place.tell(facts)
+            # Nobody's picture depends on that.
+            with contextlib.suppress(OSError):
+                self._place.tell(facts)
 
 
 async def _orders(stream: SocketStream) -> AsyncIterator[Order]:
