@@ -120,8 +120,8 @@ class Settings(BaseModel):
     private: bool = Field(
         False,
         description=(
-            "Draws with an engine of its own, and not with the one that servers over stdio with the "
-            "same settings share."
+            "Draws with an engine of its own, and not with the one that servers over stdio share "
+            "which have the same settings."
         ),
     )
     engine_idle_minutes: float = Field(

@@ -148,7 +148,8 @@ def meeting_folder() -> Path:
         found = folder.lstat()
     except OSError as error:
         raise SettingsError(
-            f"There is no folder where servers can meet to share an engine: {error}. Start with --private."
+            f"There is no folder where servers can meet to share an engine: {error}. "
+            "Start with --private."
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise SettingsError(
