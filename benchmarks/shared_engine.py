@@ -34,8 +34,9 @@ def main() -> None:
         rounds = [anyio.run(measure, way) for _ in range(1 if options.quick else 5)]
         for name in rounds[0]:
             value = statistics.median(one[name] for one in rounds)
-            figures[f"{way}: {name}"] = f"{value:.1f} MB" if "MB" in name else f"{value:.2f} s"
-    figures = {name.replace(", MB", ""): value for name, value in figures.items()}
+            what, _, unit = name.rpartition(", in ")
+            digits = 0 if unit == "MB" else 2
+            figures[f"{way}: {what or name}"] = f"{value:.{digits}f} {unit if what else ''}".strip()
     for name, value in figures.items():
         print(f"{name:70} {value}")
     if options.json:
@@ -55,14 +56,15 @@ async def measure(way: str) -> dict[str, float]:
                 begun = time.perf_counter()
                 client = await stack.enter_async_context(connected(way, Path(folder)))
                 await draw(client, number)
-                took = time.perf_counter() - begun
-                figures[f"client {number}, start to picture"] = took
-                begun = time.perf_counter()
+                drawn = time.perf_counter()
                 await draw(client, number + CLIENTS)
-                figures[f"client {number}, its next picture"] = time.perf_counter() - begun
-                figures[f"{number} client{'s' * (number > 1)}, MB"] = memory(folder) / 1e6
-        first, last = (figures[f"{name}, MB"] for name in ("1 client", f"{CLIENTS} clients"))
-        figures["each client after the first, MB"] = (last - first) / (CLIENTS - 1)
+                figures[f"client {number}, start to picture, in s"] = drawn - begun
+                figures[f"client {number}, its next picture, in s"] = time.perf_counter() - drawn
+                figures[f"{number} client{'s' * (number > 1)}, in MB"] = memory(folder) / 1e6
+        one, two = (figures[f"client {number}, start to picture, in s"] for number in (1, 2))
+        figures["client 2 / client 1, start to picture"] = two / one
+        first, last = (figures[f"{name}, in MB"] for name in ("1 client", f"{CLIENTS} clients"))
+        figures["each client after the first, in MB"] = (last - first) / (CLIENTS - 1)
         await end_engines(folder)
     return figures
 

@@ -24,6 +24,10 @@ ENGINE = re.compile(
 )
 
 
+# What is no concern of a server whose runs others carry out.
+ELSEWHERE = ("lora", "vae", "speed", "device", "max_batch", "idle_minutes", "engine_idle_minutes")
+
+
 class Speed(StrEnum):
     """How much a picture may differ from the exact one, for the sake of speed."""
 
@@ -66,6 +70,16 @@ class Settings(BaseModel):
     )
     output_dir: Path | None = Field(
         None, description="Where pictures go; else sdxl-lightning in your pictures folder."
+    )
+    connect: tuple[str, ...] = Field(
+        (),
+        description=(
+            "Servers of ours that draw in this one's place, http://gpu-box:8000, several with "
+            "commas between them: the nearest that is ready, and another where it is lost."
+        ),
+    )
+    connect_token: str | None = Field(
+        None, description="The key those servers ask for, as `keys add` made it."
     )
     data_dir: Path | None = Field(
         None, description="Where the record of runs is kept; else in your data folder."
@@ -120,8 +134,7 @@ class Settings(BaseModel):
     private: bool = Field(
         False,
         description=(
-            "Draws with an engine of its own, and not with the one that servers over stdio share "
-            "which have the same settings."
+            "Keeps an engine to itself; else servers over stdio with the same settings share one."
         ),
     )
     engine_idle_minutes: float = Field(
@@ -221,7 +234,17 @@ class Settings(BaseModel):
         description="`serve`: how long it goes on after SIGTERM; what is left waits for the next.",
     )
 
-    @field_validator("lora", "allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("connect")
+    @classmethod
+    def _name_servers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not re.fullmatch(r"https?://[^/?#\s]+", url.rstrip("/")):
+                raise PydanticCustomError(
+                    "connect", "allowed: addresses as http://gpu-box:8000, without a path"
+                )
+        return tuple(dict.fromkeys(url.rstrip("/") for url in value))
+
+    @field_validator("lora", "connect", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -274,7 +297,18 @@ class Settings(BaseModel):
                 f"speed: exact computes every picture alone, and {PREFIX}MAX_BATCH asks for "
                 f"{settings.max_batch} together. Leave one of the two out."
             )
+        if settings.connect:
+            settings._leave_to_others()
         return settings
+
+    def _leave_to_others(self) -> None:
+        """Raises SettingsError where something is set that those decide who draw."""
+        for name in ELSEWHERE:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise SettingsError(
+                    f"{name}: with --connect the servers there decide that. Set it where they are "
+                    f"started, or leave out --connect and {PREFIX}CONNECT."
+                )
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 LINE_SECONDS = 10
-FLAGS = ("model", "lora", "vae", "speed", "device", "output_dir", "data_dir")
-# Of commands that may draw with a process that servers over stdio share.
+FLAGS = ("model", "lora", "vae", "speed", "device", "connect", "output_dir", "data_dir")
+# Of commands that may draw with an engine that servers over stdio share.
 SHARING_FLAGS = (*FLAGS, "private")
 SERVE_FLAGS = ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "max_queue")
 
