@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10
 FLAGS = ("model", "lora", "vae", "speed", "device", "output_dir", "data_dir")
-SERVE_FLAGS = ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "max_queue")
+SERVE_FLAGS = (
+    "host",
+    "port",
+    "public_url",
+    "region",
+    "allowed_hosts",
+    "allowed_origins",
+    "max_queue",
+)
 
 
 def read_settings(parsed: argparse.Namespace) -> Settings:
