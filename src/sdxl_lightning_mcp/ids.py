@@ -52,6 +52,6 @@ def check_region(run_id: str, here: str | None) -> None:
     if found and found != here:
         this = f"this server is of region {here!r}" if here else "this server is of no region"
         raise RunElsewhereError(
-            f"The run {run_id} lives in region {found!r}, and {this}. Ask that region's server, "
-            "or the balancer before both."
+            f"The run {run_id} lives in region {found!r}, and {this}. Ask that region's server; "
+            "through a balancer, again when that region is back."
         )
