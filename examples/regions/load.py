@@ -42,6 +42,7 @@ class Load:
                     break
                 await anyio.sleep(0.5)
             else:
+                self.told.pop(key, None)
                 self.lost += 1
             self._took(begun)
 

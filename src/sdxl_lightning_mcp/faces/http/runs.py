@@ -43,7 +43,7 @@ class Runs:
             self.list,
             operation_id="listRuns",
             summary="The newest runs",
-            responses=answers(RunsReply, 200, refused=(422,)),
+            responses=answers(RunsReply, 200, refused=(404, 422)),
         )
         route(
             "/runs/{run_id}",
