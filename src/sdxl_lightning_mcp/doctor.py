@@ -16,6 +16,7 @@ from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, Weights
 from sdxl_lightning_mcp.hardware import Accelerator, accelerators
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
+from sdxl_lightning_mcp.runners.answers import served_model
 from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.server import choose_devices, choose_model, open_runner
 from sdxl_lightning_mcp.settings import Settings, visible_gpus
@@ -27,14 +28,8 @@ LITTLE_DISK = 100e6
 
 async def examine(settings: Settings) -> bool:
     """Prints one line for each thing looked at; returns whether all is well."""
-    checks: tuple[Callable[[Settings], Awaitable[str]], ...] = (
-        _software,
-        _device,
-        _memory,
-        _model,
-        _folder,
-        _picture,
-    )
+    here: tuple[Callable[[Settings], Awaitable[str]], ...] = (_device, _memory, _model)
+    checks = (_software, *((_servers,) if settings.connect else here), _folder, _picture)
     well = True
     for check in checks:
         name = check.__name__.removeprefix("_")
@@ -75,6 +70,22 @@ async def _software(_: Settings) -> str:
             f"{error.name} is not installed. Install sdxl-lightning-mcp again."
         ) from None
     return f"Python {platform.python_version()}, {found}"
+
+
+async def _servers(settings: Settings) -> str:
+    """Asks each of the servers that draw in this one's place."""
+    answers: list[str] = []
+    well = True
+    for url in settings.connect:
+        try:
+            model = await anyio.to_thread.run_sync(served_model, [url], settings.connect_token)
+            answers.append(f"{url} serves {model.title}, weights {model.checkpoint.name}")
+        except SettingsError as error:
+            answers.append(f"{error}")
+            well = False
+    if not well:
+        raise SdxlLightningError(" ".join(answers))
+    return "; ".join(answers)
 
 
 async def _model(settings: Settings) -> str:
@@ -138,9 +149,10 @@ async def _folder(settings: Settings) -> str:
 
 
 async def _picture(settings: Settings) -> str:
-    """Starts a worker on each device, verifies the weights by hash and makes a small picture."""
+    """Makes a small picture on each device, in a worker that verifies the weights by hash."""
     try:
-        model, devices = choose_model(settings), choose_devices(settings)
+        model = await anyio.to_thread.run_sync(choose_model, settings)
+        devices = (Device(),) if settings.connect else choose_devices(settings)
     except SdxlLightningError:
         raise SdxlLightningError("not tried, for want of a model or a device.") from None
     if missing(model.checkpoint.all_files):

@@ -11,6 +11,7 @@ SdxlLightningError
 │   ├── QueueFullError     too many runs are waiting already
 │   ├── RateLimitError     this caller has asked for too many in this minute
 │   └── ClosingError       the server is about to end
+├── UnreachableError       no other server can be had that would carry out a run
 ├── RunFailedError         a run was carried out and did not end in a picture
 ├── RunNotFoundError       no run has that id
 │   └── RunElsewhereError  its region's server has it, and this is another
@@ -110,6 +111,12 @@ class ClosingError(BusyError):
     """The server finishes what it has and takes nothing in any more."""
 
     code = "closing"
+
+
+class UnreachableError(SdxlLightningError):
+    """None of the servers that are to carry out a run does so; says what each answered."""
+
+    code = "servers_unreachable"
 
 
 class RunFailedError(SdxlLightningError):

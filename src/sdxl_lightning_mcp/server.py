@@ -5,14 +5,18 @@ from contextlib import AbstractAsyncContextManager, closing
 
 import anyio
 
+from sdxl_lightning_mcp.catalogue import CATALOGUE
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.database import Database
 from sdxl_lightning_mcp.devices import Device, find_devices
+from sdxl_lightning_mcp.errors import SettingsError
 from sdxl_lightning_mcp.hardware import accelerators
 from sdxl_lightning_mcp.record import SERVE, Record
 from sdxl_lightning_mcp.run import Run
+from sdxl_lightning_mcp.runners.answers import served_model
 from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.runners.local import LocalRunner
+from sdxl_lightning_mcp.runners.remote import RemoteRunner
 from sdxl_lightning_mcp.selection import select
 from sdxl_lightning_mcp.settings import Settings, Speed, visible_gpus
 from sdxl_lightning_mcp.store import Store
@@ -24,8 +28,22 @@ def choose_model(settings: Settings) -> Model:
     Raises:
         UnknownModelError, WeightsError, SettingsError: As `select`.
     """
+    if settings.connect:
+        return _model_of_others(settings)
     vae = "tiny" if settings.speed is Speed.DRAFT else settings.vae
     return select(settings.model, settings.lora, vae, settings.device, visible_gpus())
+
+
+def _model_of_others(settings: Settings) -> Model:
+    """The model that the servers serve which draw in this one's place."""
+    if settings.model == "auto":
+        return served_model(settings.connect, settings.connect_token)
+    if settings.model not in CATALOGUE:
+        raise SettingsError(
+            f"model: with --connect the servers there decide; {settings.model} is not known by its "
+            "name alone. Leave --model out."
+        )
+    return CATALOGUE[settings.model].described
 
 
 def choose_devices(settings: Settings) -> tuple[Device, ...]:
@@ -54,15 +72,27 @@ def open_runner(
 ) -> AbstractAsyncContextManager[Runner]:
     """The runner that the settings ask for, loading in the background once it is entered.
 
-    It runs on all devices that the settings name, or on `devices` only. Its runs are on `record`,
+    It runs on all devices that the settings name, or on `devices` only; or on other servers, where
+    the settings name those. Its runs are on `record`,
     where there is one, and `ended` is told each that has ended.
 
     Raises:
         SettingsError: A device is not here.
     """
+    store = Store(settings.output_dir)
+    if settings.connect:
+        return RemoteRunner.open(
+            settings.connect,
+            model,
+            store,
+            token=settings.connect_token,
+            max_queue=settings.max_queue,
+            record=record,
+            ended=ended,
+        )
     return LocalRunner.open(
         model,
-        Store(settings.output_dir),
+        store,
         devices=devices or choose_devices(settings),
         speed=settings.speed,
         max_batch=settings.max_batch,
@@ -71,7 +101,7 @@ def open_runner(
         log_level=settings.log_level,
         preview_bytes=settings.preview_bytes,
         record=record,
-        **({"ended": ended} if ended else {}),
+        ended=ended,
     )
 
 

@@ -18,6 +18,10 @@ PREFIX = "SDXL_LIGHTNING_"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
 
 
+# What is no concern of a server whose runs others carry out.
+ELSEWHERE = ("lora", "vae", "speed", "device", "max_batch", "idle_minutes")
+
+
 class Speed(StrEnum):
     """How much a picture may differ from the exact one, for the sake of speed."""
 
@@ -60,6 +64,16 @@ class Settings(BaseModel):
     )
     output_dir: Path | None = Field(
         None, description="Where pictures go; else sdxl-lightning in your pictures folder."
+    )
+    connect: tuple[str, ...] = Field(
+        (),
+        description=(
+            "Servers of ours that draw in this one's place, http://gpu-box:8000, several with "
+            "commas between them: the nearest that is ready, and another where it is lost."
+        ),
+    )
+    connect_token: str | None = Field(
+        None, description="The key those servers ask for, as `keys add` made it."
     )
     data_dir: Path | None = Field(
         None, description="Where the record of runs is kept; else in your data folder."
@@ -217,7 +231,17 @@ class Settings(BaseModel):
         ),
     )
 
-    @field_validator("lora", "allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("connect")
+    @classmethod
+    def _name_servers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not re.fullmatch(r"https?://[^/?#\s]+", url.rstrip("/")):
+                raise PydanticCustomError(
+                    "connect", "allowed: addresses as http://gpu-box:8000, without a path"
+                )
+        return tuple(dict.fromkeys(url.rstrip("/") for url in value))
+
+    @field_validator("lora", "connect", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -280,7 +304,18 @@ class Settings(BaseModel):
                 f"speed: exact computes every picture alone, and {PREFIX}MAX_BATCH asks for "
                 f"{settings.max_batch} together. Leave one of the two out."
             )
+        if settings.connect:
+            settings._leave_to_others()
         return settings
+
+    def _leave_to_others(self) -> None:
+        """Raises SettingsError where something is set that those decide who draw."""
+        for name in ELSEWHERE:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise SettingsError(
+                    f"{name}: with --connect the servers there decide that. Set it where they are "
+                    f"started, or leave out --connect and {PREFIX}CONNECT."
+                )
 
 
 def environment(settings: Settings) -> dict[str, str]:

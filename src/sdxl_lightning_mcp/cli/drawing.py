@@ -39,7 +39,7 @@ async def _make_picture(settings: Settings, model: Model, request: GenerationReq
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # One picture is drawn on one device; the others need not load for it.
-    devices = choose_devices(settings)[:1]
+    devices = None if settings.connect else choose_devices(settings)[:1]
     with bar(*columns) as show:
         async with open_runner(settings, model, devices) as runner:
             parameters, notes = resolve(request, on_disk(model))

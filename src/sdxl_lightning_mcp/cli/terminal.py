@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 LINE_SECONDS = 10
-FLAGS = ("model", "lora", "vae", "speed", "device", "output_dir", "data_dir")
+FLAGS = ("model", "lora", "vae", "speed", "device", "connect", "output_dir", "data_dir")
 SERVE_FLAGS = (
     "host",
     "port",

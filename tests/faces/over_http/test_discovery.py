@@ -114,7 +114,7 @@ async def test_a_person_makes_a_picture_with_the_form_in_a_browser(served: Serve
             await page.fill("[name=height]", "512")
             await page.click("form button")
             await page.wait_for_selector("#result:not([hidden])", timeout=PATIENCE * 1000)
-            # Not `wait_for_function`: it evaluates text in the page, which the page's policy forbids.
+            # Not `wait_for_function`: it evaluates text, which the page's policy forbids.
             await expect(page.locator("#picture")).to_have_js_property("naturalWidth", 512)
             facts = await page.inner_text("#facts")
             assert facts.startswith("seed 7, 512x512, 4 steps")
