@@ -18,7 +18,15 @@ LINE_SECONDS = 10
 FLAGS = ("model", "lora", "vae", "speed", "device", "connect", "output_dir", "data_dir")
 # Of commands that may draw with an engine that servers over stdio share.
 SHARING_FLAGS = (*FLAGS, "private")
-SERVE_FLAGS = ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "max_queue")
+SERVE_FLAGS = (
+    "host",
+    "port",
+    "public_url",
+    "region",
+    "allowed_hosts",
+    "allowed_origins",
+    "max_queue",
+)
 
 
 def read_settings(parsed: argparse.Namespace) -> Settings:
