@@ -19,9 +19,6 @@ from sdxl_lightning_mcp.store import Store
 
 pytestmark = pytest.mark.anyio
 
-# So long that a test can act in the middle of it also on a busy machine.
-LONG = {"steps": 12, "width": 1536, "height": 1536}
-
 
 async def test_the_end_is_told_also_to_a_watcher_that_is_busy_when_it_comes(
     tmp_path: Path, parameters: Parameters
@@ -63,6 +60,7 @@ async def test_the_queue_tells_its_positions(tmp_path: Path, parameters: Paramet
         async with mini_runner(tmp_path) as runner:
             runs = [await runner.submit(parameters) for _ in range(3)]
             assert [run.position for run in runs] == [1, 2, 3]
+            assert runs[0].message == "getting ready to draw"
             assert runner.status().waiting == 3
             for run in runs:
                 await run.finished()
@@ -111,6 +109,8 @@ async def test_weights_leave_after_an_idle_time_and_the_next_run_brings_them_bac
             path = await first.finished()
             while not runner.status().state.startswith("resting"):
                 await anyio.lowlevel.checkpoint()
+            # No run waits for it: it is ready all the same.
+            assert runner.status().devices[0].ready
             again = await runner.submit(parameters)
             assert first.image is not None
             with Image.open(await again.finished()) as after, Image.open(path) as before:

@@ -67,8 +67,7 @@ class Application:
     async def drain(self) -> None:
         """Takes nothing in any more, and waits for what is under way."""
         assert self._site is not None
-        if left := await self._site.runner.drain(self._settings.drain_seconds):
-            log.info("%d runs are left for the next server on this record", left)
+        await self._site.drain()
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         settings = self._settings

@@ -85,7 +85,6 @@ def _serve(ray: Any, settings: Settings, model: Model) -> None:
         where = f"[{host}]" if ":" in host else host
         log.info("serving", extra={"fields": {"url": f"http://{where}:{settings.port}"}})
         asked.wait()
-        log.info("closing: what is under way has %g s", settings.drain_seconds)
         ingress.drain.remote().result(timeout_s=settings.drain_seconds + LAST_SECONDS)
     except _AskedAgain:
         log.info("closing at once")

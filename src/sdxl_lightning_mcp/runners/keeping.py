@@ -23,8 +23,6 @@ from sdxl_lightning_mcp.store import Store
 
 log = logging.getLogger(__name__)
 
-EXACT_PLACES = 100
-
 _closed = RunCanceledError("The server was closed before the run ended.")
 
 
@@ -188,10 +186,3 @@ class KeepingRunner(Runner):
             self._unended.pop(run.id, None)
             run.changed()
             self._ended(run)
-
-
-def place(ahead: int) -> str:
-    """Where a run stands; in round numbers far behind, where not every move is worth telling."""
-    if ahead < EXACT_PLACES:
-        return f"queued, {ahead} ahead" if ahead else "queued, next"
-    return f"queued, about {round(ahead, 2 - len(str(ahead)))} ahead"

@@ -10,9 +10,9 @@ import anyio
 
 from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
 from sdxl_lightning_mcp.record import Record
-from sdxl_lightning_mcp.run import Finished, Run, Status
+from sdxl_lightning_mcp.run import Finished, Run, Status, place
 from sdxl_lightning_mcp.runners.base import DeviceStatus, RunnerStatus
-from sdxl_lightning_mcp.runners.keeping import KeepingRunner, place
+from sdxl_lightning_mcp.runners.keeping import KeepingRunner
 from sdxl_lightning_mcp.runners.replica import Told
 from sdxl_lightning_mcp.runners.supervisor import MAX_ATTEMPTS
 from sdxl_lightning_mcp.store import Store
@@ -102,17 +102,17 @@ class RayRunner(KeepingRunner):
 
     def _load(self) -> tuple[int, int, int]:
         running = sum(run.status is Status.RUNNING for run in self._unended.values())
-        return len(self._waiting), running, sum(map(_is_ready, self._devices))
+        return len(self._waiting), running, sum(one.ready for one in self._devices)
 
     # --- replicas --------------------------------------------------------------------------
 
     @property
     def _furthest(self) -> DeviceStatus:
         """The device that is ready, or else one that may become so."""
-        starting = DeviceStatus("ray", "waiting for a replica to start", None, 0)
+        starting = DeviceStatus("ray", "waiting for a replica to start", False, None, 0)
         return min(
             self._devices,
-            key=lambda one: (not _is_ready(one), one.state.startswith("not ready")),
+            key=lambda one: (not one.ready, one.state.startswith("not ready")),
             default=starting,
         )
 
@@ -201,7 +201,7 @@ class RayRunner(KeepingRunner):
             run.changed()
         elif run.status is Status.RUNNING:
             self._return(run)
-        elif told.loaded or not _is_ready(self._furthest):
+        elif told.loaded or not self._furthest.ready:
             run.message, run.loaded = told.message, told.loaded
             run.changed()
 
@@ -242,8 +242,3 @@ class RayRunner(KeepingRunner):
                 if run.message != message:
                     run.message = message
                     run.changed()
-
-
-def _is_ready(device: DeviceStatus) -> bool:
-    # One that rests brings its weights back with the next run.
-    return device.description is not None and not device.state.startswith("not ready")

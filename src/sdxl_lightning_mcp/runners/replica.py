@@ -81,7 +81,7 @@ class Replica:
     async def status(self) -> DeviceStatus:
         """What the device is doing."""
         if self._runner is None:
-            return DeviceStatus(self._kind, "starting", None, 0)
+            return DeviceStatus(self._kind, "starting", False, None, 0)
         return self._runner.status().devices[0]
 
     async def draw(self, run_id: str, parameters: Parameters) -> AsyncGenerator[Told]:

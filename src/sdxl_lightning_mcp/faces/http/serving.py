@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sdxl_lightning_mcp.errors import SettingsError
-from sdxl_lightning_mcp.faces.http.site import SharedRunner
+from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,10 +31,6 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; its first request must come soon."""
         super().connection_made(transport)
-        # asyncio leaves it out for a socket that was not made by itself; then the second half of
-        # an answer waits for the client's acknowledgement of the first, 40 ms.
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._hurry()
 
     def data_received(self, data: bytes) -> None:
@@ -61,7 +57,7 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn's, that on SIGTERM or Ctrl-C finishes what was taken in; the second ends at once."""
 
-    def __init__(self, app: ASGIApp, runner: SharedRunner, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, site: Site) -> None:
         options: dict[str, Any] = {
             "http": Protocol,
             "ws": "none",
@@ -74,7 +70,7 @@ class Server(uvicorn.Server):
             "timeout_graceful_shutdown": LAST_SECONDS,
         }
         super().__init__(uvicorn.Config(app, **options))
-        self._runner, self._seconds = runner, settings.drain_seconds
+        self._site = site
         self._asked = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -88,16 +84,14 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to end has come."""
-        if self._runner.closing.is_set():
+        if self._asked.is_set():
             self.should_exit = self.force_exit = True
         self._loop.call_soon_threadsafe(self._asked.set)
 
     async def drain_when_asked(self) -> None:
         """Waits for the signal, then for the runs, and then ends the server."""
         await self._asked.wait()
-        log.info("closing: what is under way has %g s", self._seconds)
-        if left := await self._runner.drain(self._seconds):
-            log.info("%d runs are left for the next server on this record", left)
+        await self._site.drain()
         self.should_exit = True
 
 
@@ -110,9 +104,12 @@ def listen(settings: Settings) -> socket.socket:
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, settings.port), family=family, backlog=2048)
+        server = socket.create_server((host, settings.port), family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(
             f"--host {settings.host} --port {settings.port}: {error.strerror or error}. "
             "Choose another port, or end what listens there."
         ) from None
+    # Named as TCP: else asyncio does not switch Nagle's algorithm off, and the second half of an
+    # answer waits for the client's acknowledgement of the first, 40 ms.
+    return socket.socket(family, server.type, socket.IPPROTO_TCP, fileno=server.detach())

@@ -1,5 +1,8 @@
 """What the HTTP faces share: the model, the runner, the record, and whose runs are whose."""
 
+import hashlib
+import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,12 +25,18 @@ from sdxl_lightning_mcp.errors import (
     UnknownModelError,
 )
 from sdxl_lightning_mcp.faces.http.access import Access, Links, caller
+from sdxl_lightning_mcp.ids import check_region, new_run_id
 from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.request import read_request, request_schema, resolve
 from sdxl_lightning_mcp.run import Origin, Run
 from sdxl_lightning_mcp.runners.base import Runner, RunnerStatus
 from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Balancers ask more often than that.
+WATCHED_SECONDS = 60.0
 
 
 class SharedRunner(Runner):
@@ -39,8 +48,9 @@ class SharedRunner(Runner):
         self._share = max(1, int(settings.queue_share * settings.max_queue))
         self._rate = settings.runs_per_minute
         self._window = MovingWindowRateLimiter(MemoryStorage())
-        # Nothing is taken in any more; then, nothing is waited for any more.
-        self.closing, self.closed = anyio.Event(), anyio.Event()
+        # It is told that the server will end; then nothing is taken in any more; then nothing is
+        # waited for any more.
+        self.leaving, self.closing, self.closed = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def submit_all(self, runs: Sequence[Run]) -> None:
         """As `Runner.submit_all`, for the caller of the request that is being answered.
@@ -76,20 +86,6 @@ class SharedRunner(Runner):
         """As `Runner.cancel`."""
         await self._runner.cancel(run)
 
-    async def drain(self, seconds: float) -> int:
-        """Takes nothing in any more, and waits so long at most for what is under way.
-
-        Returns:
-            How many runs are left.
-        """
-        self.closing.set()
-        with anyio.move_on_after(seconds):
-            for run in self._runner.unended():
-                async for _ in run.updates():
-                    pass
-        self.closed.set()
-        return len(self._runner.unended())
-
     def find(self, run_id: str) -> Run | None:
         """As `Runner.find`, but only the caller's own."""
         run = self._runner.find(run_id)
@@ -118,7 +114,10 @@ class SharedRunner(Runner):
 
 @dataclass
 class Site:
-    """One server over HTTP: what its faces ask and tell."""
+    """One server over HTTP: what its faces ask and tell.
+
+    `watched` is when it was last asked whether it is ready, in seconds of `time.monotonic`.
+    """
 
     settings: Settings
     model: Model
@@ -127,6 +126,7 @@ class Site:
     access: Access
     links: Links
     started: int = field(default_factory=lambda: int(time.time()))
+    watched: float = -math.inf
     schema: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,6 +154,7 @@ class Site:
         wishes: Sequence[Mapping[str, Any]],
         origin: Origin,
         *,
+        key: str | None = None,
         prefix: str = "",
         notes: Sequence[str] = (),
     ) -> list[Run]:
@@ -162,6 +163,8 @@ class Site:
         Args:
             wishes: The inputs; what names of errors begin with is `prefix`, and their number.
             origin: Who asks.
+            key: The idempotency key they came with; seeds that are left out follow from it, so
+                that another region's server draws the same pictures for it.
             prefix: Such as `inputs/{}/`.
             notes: What is to be said of each run besides its own.
 
@@ -174,12 +177,15 @@ class Site:
         for number, wish in enumerate(wishes):
             try:
                 self._check_types(wish)
+                if key is not None and wish.get("seed") is None:
+                    wish = {**wish, "seed": _seed(key, number)}
                 parameters, own = resolve(read_request(wish, model), model)
             except InvalidRequestError as error:
                 within = prefix.format(number)
                 problems += [replace(one, field=within + one.field) for one in error.problems]
                 continue
-            runs.append(Run(parameters, [*notes, *own], origin))
+            run_id = new_run_id(self.settings.region)
+            runs.append(Run(parameters, [*notes, *own], origin, run_id))
         if problems:
             raise InvalidRequestError(*problems)
         return runs
@@ -199,12 +205,49 @@ class Site:
         """The caller's run of this id, under way or from the record.
 
         Raises:
-            RunNotFoundError: There is none; whether somebody else has one is not told.
+            RunNotFoundError: There is none; whether somebody else has one is not told, but whether
+                another region has it is.
         """
         owner = caller.get().owner
         run = self.runner.find(run_id)
         if run is None:
             run = await anyio.to_thread.run_sync(self.record.find, run_id, owner)
         if run is None:
+            check_region(run_id, self.settings.region)
             raise RunNotFoundError(f"There is no run {run_id[:60]!r}.")
         return run
+
+    async def drain(self) -> None:
+        """Finishes what is under way, as long as the settings say, and takes nothing in.
+
+        Where a balancer watches, it is first given time to send nobody here any more, and meanwhile
+        everyone is served as ever.
+        """
+        lag = await self._tell_balancers()
+        seconds = self.settings.drain_seconds - lag
+        log.info("closing: what is under way has %g s", seconds)
+        self.runner.closing.set()
+        with anyio.move_on_after(seconds):
+            for run in self.runner.unended():
+                async for _ in run.updates():
+                    pass
+        if left := len(self.runner.unended()):
+            log.info("%d runs are left for the next server on this record", left)
+        self.runner.closed.set()
+
+    async def _tell_balancers(self) -> float:
+        """Is not ready from now on, and returns how many seconds were waited for that to be seen.
+
+        Nobody waits at a terminal for a balancer that is not there: it would have asked.
+        """
+        self.runner.leaving.set()
+        lag = min(self.settings.drain_lag_seconds, self.settings.drain_seconds)
+        if not lag or time.monotonic() - self.watched > WATCHED_SECONDS:
+            return 0.0
+        log.info("leaving: /readyz says so for %g s, and everyone is served", lag)
+        await anyio.sleep(lag)
+        return lag
+
+
+def _seed(key: str, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{number} {key}".encode()).digest()[:4], "big")
