@@ -1,6 +1,6 @@
 """Measures what Ray adds to a run, what it costs, and what is lost when parts of it are killed.
 
-python benchmarks/ray_serve.py [--json FILE] [--quick]      (needs the extra `ray`)
+make ray      (or: python benchmarks/ray_serve.py [--json FILE] [--quick], with the extra `ray`)
 """
 
 import argparse
@@ -210,9 +210,11 @@ async def faults(kills: int) -> dict[str, Any]:
         backs: list[float] = []
         async with under_load(server, retry=False) as load:
             for _ in range(kills):
-                victim = server.parts(":replica")[0]
-                victim.kill()
-                backs.append(await until(lambda: len(server.parts(":replica")) == 2))
+                before = server.parts(":replica")
+                before[0].kill()
+                backs.append(
+                    await until(lambda b=before: len({*server.parts(":replica")} - {*b}) > 0)
+                )
                 await anyio.sleep(RECOVERY)
         what = f"kill -9 of one of two replicas, {kills} times"
         figures[f"{what}: lost, without retry"] = f"{len(load.lost)} of {load.answered}"
