@@ -197,6 +197,15 @@ class Model:
         """The checkpoint that is made for that many steps, else the default."""
         return next((one for one in self.checkpoints if one.steps == steps), self.checkpoint)
 
+    @property
+    def described(self) -> "Model":
+        """The same without its files: what another machine needs to know to ask for it."""
+
+        def bare(checkpoint: Checkpoint) -> Checkpoint:
+            return replace(checkpoint, files=(), loras=())
+
+        return replace(self, checkpoints=tuple(map(bare, self.checkpoints)), variants=())
+
     def narrowed(self, checkpoint: Checkpoint) -> "Model":
         """The model with that checkpoint alone, and its steps and guidance as defaults."""
         return replace(

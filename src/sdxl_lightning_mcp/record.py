@@ -49,6 +49,11 @@ class Record:
         self._lock = threading.Lock()
         self._living: FileLock | None = None
 
+    @property
+    def resumes(self) -> bool:
+        """Whether what this process leaves unfinished waits for the next one."""
+        return self._command == SERVE
+
     # --- this process's runs ---------------------------------------------------------------
 
     def begin(self, runs: Sequence[Run]) -> None:
@@ -77,7 +82,7 @@ class Record:
         Raises:
             StorageError: It cannot be recorded.
         """
-        if self._command != SERVE:
+        if not self.resumes:
             self.end(runs)
 
     # --- everyone's runs -------------------------------------------------------------------

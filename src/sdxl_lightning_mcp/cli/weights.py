@@ -8,6 +8,7 @@ from sdxl_lightning_mcp import hub
 from sdxl_lightning_mcp.catalogue import CATALOGUE, MIT, TAESDXL, VAE_FIX
 from sdxl_lightning_mcp.checkpoint import WeightFile, license_notice, license_of
 from sdxl_lightning_mcp.cli.terminal import bar, quiet_settings, read_settings
+from sdxl_lightning_mcp.errors import SettingsError
 
 
 def pull(parsed: argparse.Namespace) -> None:
@@ -17,6 +18,8 @@ def pull(parsed: argparse.Namespace) -> None:
     from sdxl_lightning_mcp.server import choose_model
 
     settings = quiet_settings(parsed)
+    if settings.connect:
+        raise SettingsError("pull: with --connect the weights are with the servers. Leave it out.")
     if parsed.name:
         settings = settings.model_copy(update={"model": parsed.name})
     model = choose_model(settings)

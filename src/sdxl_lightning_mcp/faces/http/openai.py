@@ -5,15 +5,18 @@ import difflib
 import re
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import TypeAdapter
 
+from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import InvalidRequestError, Problem
-from sdxl_lightning_mcp.faces.http.answers import Answers
+from sdxl_lightning_mcp.faces.http.answers import KEY, Answers
 from sdxl_lightning_mcp.faces.http.body import read_object
 from sdxl_lightning_mcp.faces.http.pictures import FORMATS, converted
 from sdxl_lightning_mcp.faces.http.problems import Refusal
@@ -22,6 +25,7 @@ from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.faces.http.spec import answers, asks
 from sdxl_lightning_mcp.request import GenerationRequest
 from sdxl_lightning_mcp.run import Origin, Run
+from sdxl_lightning_mcp.selection import on_disk
 
 MOST_PICTURES = 10
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -34,6 +38,9 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "background": ("auto", "opaque"),
     "stream": (False,),
 }
+
+
+CARD = TypeAdapter(Model)
 
 
 class OpenAI:
@@ -66,12 +73,15 @@ class OpenAI:
         return router
 
     async def models(self) -> Response:
-        """The model that is served, in OpenAI's form."""
+        """The model that is served, in OpenAI's form, and what another server of ours asks."""
+        here = await anyio.to_thread.run_sync(on_disk, self._site.model)
         model = {
-            "id": self._site.model.slug,
+            "id": here.slug,
             "object": "model",
             "created": self._site.started,
             "owned_by": "sdxl-lightning-mcp",
+            "version": version("sdxl-lightning-mcp"),
+            "description": CARD.dump_python(here.described, mode="json"),
         }
         return JSONResponse({"object": "list", "data": [model]})
 
@@ -81,12 +91,13 @@ class OpenAI:
         wish, options = _read(body)
         notes = [*self._site.notes_on(options["model"] or self._site.model.slug), *_idle(body)]
         context = {"face": "openai", "request_id": request.state.request_id}
-        (first,) = await self._site.runs([wish], Origin(context=context), notes=notes)
+        origin, key = Origin(context=context), request.headers.get(KEY)
+        (first,) = await self._site.runs([wish], origin, key=key, notes=notes)
         # Picture i has the seed of the first and i more, as everywhere here.
         wishes = [
             {**wish, "seed": (first.parameters.seed + i) % 2**32} for i in range(options["n"])
         ]
-        runs = await self._site.runs(wishes, Origin(context=context), notes=notes)
+        runs = await self._site.runs(wishes, origin, notes=notes)
         async with self._answers.once(request, body, runs) as earlier:
             if earlier is None:
                 await self._site.runner.submit_all(runs)

@@ -16,6 +16,7 @@ from sdxl_lightning_mcp.errors import (
     SdxlLightningError,
     StorageError,
     UnknownModelError,
+    UnreachableError,
     WeightsError,
 )
 
@@ -29,6 +30,7 @@ STATUS: dict[type[SdxlLightningError], int] = {
     BusyError: 429,
     StorageError: 507,
     WeightsError: 503,
+    UnreachableError: 503,
     DeviceMemoryError: 503,
     RunCanceledError: 409,
 }

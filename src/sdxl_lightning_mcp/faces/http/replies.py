@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.faces.http.access import Links
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Run, Status
@@ -137,12 +138,14 @@ class ImagesReply(_Reply):
 
 
 class ModelReply(_Reply):
-    """A model in OpenAI's form."""
+    """A model in OpenAI's form, the version that serves it, and its limits and checkpoints."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    version: str
+    description: Model
 
 
 class ModelsReply(_Reply):
