@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench figures mcpb node-tools docs clean
+.PHONY: demo test lint bench figures failover mcpb node-tools docs clean
 
 demo: .venv/installed ## make a picture from a prompt and say where it is
 	@echo "Drawing a picture:"
@@ -24,6 +24,7 @@ bench: .venv/installed-dev ## measure what the README claims, on this machine
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers
 	$(BIN)/python benchmarks/first_light.py
 	$(BIN)/python benchmarks/over_http.py
+	$(BIN)/python benchmarks/shared_engine.py
 
 figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers --pictures 500 \
@@ -31,8 +32,13 @@ figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
 	$(BIN)/python benchmarks/acceleration.py --json benchmarks/acceleration.json
 	$(BIN)/python benchmarks/over_http.py --json benchmarks/over_http.json
+	$(BIN)/python benchmarks/shared_engine.py --json benchmarks/shared_engine.json
 	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
+	$(BIN)/python examples/regions/failover.py --json benchmarks/failover.json
 	$(BIN)/python scripts/write_docs.py
+
+failover: .venv/installed ## two regions behind HAProxy: one is killed, one hangs, one drains
+	$(BIN)/python examples/regions/failover.py
 
 mcpb: .venv/installed ## one file that Claude Desktop installs
 	$(BIN)/python scripts/write_bundle.py build/sdxl-lightning-mcp.mcpb

@@ -55,17 +55,28 @@ def documents() -> dict[Path, str]:
     models = _filled(
         ROOT / "docs" / "models.md", **{"full size": figures_table(BENCHMARKS / "full_size.json")}
     )
+    shared = BENCHMARKS / "shared_engine.json"
+    scaling = _filled(
+        ROOT / "docs" / "scaling.md",
+        **{"shared engine": figures_table(shared) if shared.exists() else "Not measured yet.\n"},
+    )
     over_http = BENCHMARKS / "over_http.json"
     http = _filled(
         ROOT / "docs" / "http.md",
         settings=settings_table(of_serve=True),
         figures=figures_table(over_http) if over_http.exists() else "Not measured yet.\n",
     )
+    regions = _filled(
+        ROOT / "examples" / "regions" / "README.md",
+        figures=scenarios_table(BENCHMARKS / "failover.json"),
+    )
     return {
         ROOT / "README.md": readme,
         ROOT / "docs" / "http.md": http,
+        ROOT / "examples" / "regions" / "README.md": regions,
         ROOT / "docs" / "models.md": models,
         ROOT / "docs" / "performance.md": performance,
+        ROOT / "docs" / "scaling.md": scaling,
         ROOT / "llms.txt": llms_txt(),
         ROOT / "server.json": json.dumps(server_json(), indent=2) + "\n",
     }
@@ -131,6 +142,17 @@ def figures_table(*paths: Path, only: Sequence[str] = ()) -> str:
         figures |= _flat(json.loads(path.read_text("utf-8")))
     rows = ["| what | measured |", "|---|---|"]
     rows += [f"| {name} | {figures[name]} |" for name in only or figures]
+    return "\n".join(rows) + "\n"
+
+
+def scenarios_table(path: Path) -> str:
+    """Committed figures that each of several scenarios has, as a Markdown table."""
+    scenarios: dict[str, dict[str, str]] = json.loads(path.read_text("utf-8"))
+    names = [*next(iter(scenarios.values()))]
+    rows = [f"| | {' | '.join(scenarios)} |", "|---" * (len(scenarios) + 1) + "|"]
+    rows += [
+        f"| {name} | {' | '.join(told[name] for told in scenarios.values())} |" for name in names
+    ]
     return "\n".join(rows) + "\n"
 
 

@@ -60,7 +60,10 @@ def stdio_server(
         env={
             "HOME": home,
             "PATH": "/usr/bin:/bin",
+            # The code that is tested, also where it is not what is installed.
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "SDXL_LIGHTNING_MODEL": "mini",
+            "SDXL_LIGHTNING_PRIVATE": "1",
             # On a busy machine a picture may take longer than clients wait.
             "SDXL_LIGHTNING_WAIT_SECONDS": str(PATIENCE),
             **environment,

@@ -14,6 +14,7 @@ SdxlLightningError
 ├── UnreachableError       no other server can be had that would carry out a run
 ├── RunFailedError         a run was carried out and did not end in a picture
 ├── RunNotFoundError       no run has that id
+│   └── RunElsewhereError  its region's server has it, and this is another
 └── RunCanceledError       a run was stopped before it ended
 
 Each face translates this tree once: MCP into a tool error's text, the command line into lines
@@ -129,6 +130,12 @@ class RunNotFoundError(SdxlLightningError, LookupError):
     """No run has that id, as far as the caller may know."""
 
     code = "run_not_found"
+
+
+class RunElsewhereError(RunNotFoundError):
+    """The run is another region's, whose server has to be asked."""
+
+    code = "run_elsewhere"
 
 
 class RunCanceledError(SdxlLightningError):

@@ -12,13 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from sdxl_lightning_mcp.errors import SettingsError
+from sdxl_lightning_mcp.ids import REGION
 
 PREFIX = "SDXL_LIGHTNING_"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
 
+# What torch and its libraries read, and what says where the hub's files are. The one that is left
+# out torch sets itself.
+ENGINE = re.compile(
+    r"(CUDA|NVIDIA|PYTORCH|TORCH[A-Z]*|OMP|MKL|KMP|DNNL|ONEDNN|OPENBLAS)_(?!CACHE_DIR$)"
+    r"|(HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|HF_ENDPOINT|XDG_CACHE_HOME)$"
+)
+
 
 # What is no concern of a server whose runs others carry out.
-ELSEWHERE = ("lora", "vae", "speed", "device", "max_batch", "idle_minutes")
+ELSEWHERE = ("lora", "vae", "speed", "device", "max_batch", "idle_minutes", "engine_idle_minutes")
 
 
 class Speed(StrEnum):
@@ -124,6 +132,20 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         description="After so long without a run the weights leave the device; 0 is never.",
     )
+    private: bool = Field(
+        False,
+        description=(
+            "Keeps an engine to itself; else servers over stdio with the same settings share one."
+        ),
+    )
+    engine_idle_minutes: float = Field(
+        10,
+        ge=0,
+        allow_inf_nan=False,
+        description=(
+            "So long after the last of its servers has ended the shared engine ends; 0 is at once."
+        ),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much is logged, on stderr."
     )
@@ -139,6 +161,13 @@ class Settings(BaseModel):
         description=(
             "`serve`: how clients reach the server, https://pictures.example.org, where a proxy "
             "stands before it; links begin with it."
+        ),
+    )
+    region: str | None = Field(
+        None,
+        description=(
+            "`serve`: where it stands, as eu or us-west-1, if others like it stand elsewhere; "
+            "every answer and every run's id says so."
         ),
     )
     allowed_hosts: tuple[str, ...] = Field(
@@ -212,6 +241,16 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         description="`serve`: how long it goes on after SIGTERM; what is left waits for the next.",
     )
+    drain_lag_seconds: float = Field(
+        5,
+        ge=0,
+        allow_inf_nan=False,
+        description=(
+            "`serve`: how much of that it still takes everything in, with /readyz failing, so that "
+            "a balancer notices: its interval times the failures it waits for. Nothing where "
+            "nobody asked /readyz in the last minute."
+        ),
+    )
 
     @field_validator("connect")
     @classmethod
@@ -242,6 +281,16 @@ class Settings(BaseModel):
                 "once; cpu,cpu for two workers",
             )
         return joined
+
+    @field_validator("region")
+    @classmethod
+    def _name_region(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(REGION, value):
+            raise PydanticCustomError(
+                "region",
+                "allowed: 1 to 20 small letters, digits and dashes in between, as eu or us-west-1",
+            )
+        return value
 
     @field_validator("device", "vae", "speed", "protocol", "log_level", mode="before")
     @classmethod
@@ -306,6 +355,11 @@ def environment(settings: Settings) -> dict[str, str]:
 def visible_gpus() -> str | None:
     """CUDA_VISIBLE_DEVICES, which says to torch which GPUs there are; None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def engine_environment() -> dict[str, str]:
+    """The variables that change what an engine draws, or where, or from which files."""
+    return {name: os.environ[name] for name in sorted(os.environ) if ENGINE.match(name)}
 
 
 def claude_code_folder() -> Path | None:

@@ -5,7 +5,7 @@ import sys
 
 import anyio
 
-from sdxl_lightning_mcp.cli.terminal import FAILED, FLAGS, quiet_settings
+from sdxl_lightning_mcp.cli.terminal import FAILED, SHARING_FLAGS, quiet_settings
 from sdxl_lightning_mcp.errors import SettingsError
 
 
@@ -21,7 +21,7 @@ def install(parsed: argparse.Namespace) -> None:
     """Enters the server into a client's settings, or prints what to enter."""
     from sdxl_lightning_mcp.install import install
 
-    flags = {name: value for name, value in vars(parsed).items() if name in FLAGS}
+    flags = {name: value for name, value in vars(parsed).items() if name in SHARING_FLAGS}
     print(install(parsed.client, flags, only_print=parsed.print))
 
 

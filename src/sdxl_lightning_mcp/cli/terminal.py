@@ -16,13 +16,23 @@ if TYPE_CHECKING:
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 LINE_SECONDS = 10
 FLAGS = ("model", "lora", "vae", "speed", "device", "connect", "output_dir", "data_dir")
-SERVE_FLAGS = ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "max_queue")
+# Of commands that may draw with an engine that servers over stdio share.
+SHARING_FLAGS = (*FLAGS, "private")
+SERVE_FLAGS = (
+    "host",
+    "port",
+    "public_url",
+    "region",
+    "allowed_hosts",
+    "allowed_origins",
+    "max_queue",
+)
 
 
 def read_settings(parsed: argparse.Namespace) -> Settings:
     """The settings that flags and environment say. Raises SettingsError."""
     given = vars(parsed)
-    return Settings.load(**{name: given.get(name) for name in (*FLAGS, *SERVE_FLAGS)})
+    return Settings.load(**{name: given.get(name) for name in (*SHARING_FLAGS, *SERVE_FLAGS)})
 
 
 def quiet_settings(parsed: argparse.Namespace) -> Settings:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class _Entry:
     """A run that is with the engine; `sample` is there once it is begun."""
 
-    arrival: int
+    turn: tuple[int, int]
     run_id: str
     parameters: Parameters
     sample: Sample | None = None
@@ -71,9 +71,9 @@ class Engine:
         """Whether there is nothing to do."""
         return not self._runs
 
-    def submit(self, run_id: str, parameters: Parameters) -> None:
-        """Takes a run in; it is begun between two steps."""
-        self._runs.append(_Entry(next(self._arrivals), run_id, parameters))
+    def submit(self, run_id: str, parameters: Parameters, round: int = 0) -> None:
+        """Takes a run in; it is begun between two steps, after those of lower rounds."""
+        self._runs.append(_Entry((round, next(self._arrivals)), run_id, parameters))
 
     def cancel(self, run_id: str) -> Iterator[RunEvent]:
         """Lets go of a run between two steps; says so if it was here."""

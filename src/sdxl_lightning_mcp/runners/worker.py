@@ -30,6 +30,7 @@ def main() -> None:
     """Serves its parent until stdin ends."""
     # A Ctrl-C in the terminal reaches the whole group; the parent decides what becomes of us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format="%(levelname)s worker: %(message)s")
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
     wire = _claim_stdout()
     threading.Thread(target=_read_orders, args=(sys.stdin.buffer, orders), daemon=True).start()
@@ -39,7 +40,7 @@ def main() -> None:
         wire.flush()
 
     try:
-        _serve(orders, say)
+        serve(orders, say)
     except BaseException:
         logging.exception("the worker ends")
     # At once: an orderly end would wait for the thread that waits for orders.
@@ -63,13 +64,15 @@ def _read_orders(stdin: BinaryIO, orders: queue.SimpleQueue[Order]) -> None:
         os._exit(0)
 
 
-def _serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> None:
-    """Opens the model, then lets the engine turn; orders are looked at between two turns."""
+def serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> None:
+    """Opens the model, then lets the engine turn; orders are looked at between two turns.
+
+    The first of them is the assignment. Returns when the device cannot be made ready, once that
+    is said.
+    """
     assignment = orders.get()
     assert isinstance(assignment, Assignment)
-    logging.basicConfig(
-        level=assignment.log_level.upper(), format="%(levelname)s worker: %(message)s"
-    )
+    logging.getLogger().setLevel(assignment.log_level.upper())
     # At "info" they tell of every request to the hub.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
@@ -95,7 +98,7 @@ def _serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> No
                 continue
             patience = assignment.idle_seconds
             if isinstance(order, Submit):
-                engine.submit(order.run_id, order.parameters)
+                engine.submit(order.run_id, order.parameters, order.round)
             elif isinstance(order, Cancel):
                 for event in engine.cancel(order.run_id):
                     say(event)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,7 +154,8 @@ class Operation:
     async def readyz(self) -> Response:
         """Ready is: a device is, there is room on the disk, and the server is not about to end."""
         site = self._site
-        if site.runner.closing.is_set():
+        site.watched = time.monotonic()
+        if site.runner.leaving.is_set():
             raise _not_ready("closing", "The server is about to end.")
         status = site.runner.status()
         if not any(device.ready for device in status.devices):
