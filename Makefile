@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench figures mcpb node-tools docs clean
+.PHONY: demo test lint bench figures failover mcpb node-tools docs clean
 
 demo: .venv/installed ## make a picture from a prompt and say where it is
 	@echo "Drawing a picture:"
@@ -34,7 +34,11 @@ figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/python benchmarks/over_http.py --json benchmarks/over_http.json
 	$(BIN)/python benchmarks/shared_engine.py --json benchmarks/shared_engine.json
 	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
+	$(BIN)/python examples/regions/failover.py --json benchmarks/failover.json
 	$(BIN)/python scripts/write_docs.py
+
+failover: .venv/installed ## two regions behind HAProxy: one is killed, one hangs, one drains
+	$(BIN)/python examples/regions/failover.py
 
 mcpb: .venv/installed ## one file that Claude Desktop installs
 	$(BIN)/python scripts/write_bundle.py build/sdxl-lightning-mcp.mcpb

@@ -66,9 +66,14 @@ def documents() -> dict[Path, str]:
         settings=settings_table(of_serve=True),
         figures=figures_table(over_http) if over_http.exists() else "Not measured yet.\n",
     )
+    regions = _filled(
+        ROOT / "examples" / "regions" / "README.md",
+        figures=scenarios_table(BENCHMARKS / "failover.json"),
+    )
     return {
         ROOT / "README.md": readme,
         ROOT / "docs" / "http.md": http,
+        ROOT / "examples" / "regions" / "README.md": regions,
         ROOT / "docs" / "models.md": models,
         ROOT / "docs" / "performance.md": performance,
         ROOT / "docs" / "scaling.md": scaling,
@@ -137,6 +142,17 @@ def figures_table(*paths: Path, only: Sequence[str] = ()) -> str:
         figures |= _flat(json.loads(path.read_text("utf-8")))
     rows = ["| what | measured |", "|---|---|"]
     rows += [f"| {name} | {figures[name]} |" for name in only or figures]
+    return "\n".join(rows) + "\n"
+
+
+def scenarios_table(path: Path) -> str:
+    """Committed figures that each of several scenarios has, as a Markdown table."""
+    scenarios: dict[str, dict[str, str]] = json.loads(path.read_text("utf-8"))
+    names = [*next(iter(scenarios.values()))]
+    rows = [f"| | {' | '.join(scenarios)} |", "|---" * (len(scenarios) + 1) + "|"]
+    rows += [
+        f"| {name} | {' | '.join(told[name] for told in scenarios.values())} |" for name in names
+    ]
     return "\n".join(rows) + "\n"
 
 

@@ -94,3 +94,13 @@ def test_what_names_no_device_is_refused_with_what_does(said: str) -> None:
         f"--device: got {said!r}; allowed: auto, cuda, mps, cpu; cuda:1 for one GPU, cuda:0,cuda:1 "
         "for these, each once; cpu,cpu for two workers."
     )
+
+
+@pytest.mark.parametrize("said", ["EU", "eu_1", "-eu", "eu-", "a" * 21, "eu/us", "eu\n"])
+def test_a_region_is_a_short_name_that_may_stand_in_addresses(said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({}, region=said)
+    assert str(refused.value) == (
+        f"--region: got {said!r}; allowed: 1 to 20 small letters, digits and dashes in between, "
+        "as eu or us-west-1."
+    )

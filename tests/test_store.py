@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from sdxl_lightning_mcp.errors import StorageError
+from sdxl_lightning_mcp.ids import new_run_id
 from sdxl_lightning_mcp.image import GeneratedImage, encode
 from sdxl_lightning_mcp.request import Parameters
-from sdxl_lightning_mcp.run import new_run_id
 from sdxl_lightning_mcp.store import Store
 
 NOW = datetime(2026, 11, 23, 5, 12, 44, tzinfo=UTC)

@@ -14,12 +14,14 @@ SdxlLightningError
 ├── UnreachableError       no other server can be had that would carry out a run
 ├── RunFailedError         a run was carried out and did not end in a picture
 ├── RunNotFoundError       no run has that id
+│   └── RunElsewhereError  its region's server has it, and this is another
 └── RunCanceledError       a run was stopped before it ended
 
 Each face translates this tree once: MCP into a tool error's text, the command line into lines
 on stderr and an exit code, REST into problem+json. A class's `code` is its name for programs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -130,6 +132,12 @@ class RunNotFoundError(SdxlLightningError, LookupError):
     code = "run_not_found"
 
 
+class RunElsewhereError(RunNotFoundError):
+    """The run is another region's, whose server has to be asked."""
+
+    code = "run_elsewhere"
+
+
 class RunCanceledError(SdxlLightningError):
     """A run that was stopped before it ended."""
 
@@ -138,6 +146,13 @@ class RunCanceledError(SdxlLightningError):
 
 def named(code: str, text: str) -> SdxlLightningError:
     """The error that has this code, with this text; the base class where none has it."""
-    kinds = {kind.code: kind for kind in SdxlLightningError.__subclasses__()}
+    kinds = {kind.code: kind for kind in _below(SdxlLightningError)}
     kind = kinds.get(code, SdxlLightningError)
     return SdxlLightningError(text) if kind is InvalidRequestError else kind(text)
+
+
+def _below(kind: type[SdxlLightningError]) -> Iterator[type[SdxlLightningError]]:
+    """All that stand under it in the tree."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)

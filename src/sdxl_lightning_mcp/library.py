@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.hub import Transfer, fetch, verify
+from sdxl_lightning_mcp.ids import new_run_id
 from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import read_request, resolve
-from sdxl_lightning_mcp.run import Failed, Finished, new_run_id
+from sdxl_lightning_mcp.run import Failed, Finished
 from sdxl_lightning_mcp.selection import on_disk, select
 from sdxl_lightning_mcp.settings import Settings, Speed, visible_gpus
 

@@ -1,9 +1,6 @@
 """One request on its way: `Run`, its `Status`, and the events that move it along."""
 
-import os
-import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +11,7 @@ from typing import Any
 import anyio
 
 from sdxl_lightning_mcp.errors import SdxlLightningError
+from sdxl_lightning_mcp.ids import new_run_id
 from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import Parameters
 
@@ -125,23 +123,6 @@ def place(ahead: int) -> str:
     if ahead < EXACT_PLACES:
         return f"queued, {ahead} ahead" if ahead else "queued, next"
     return f"queued, about {round(ahead, 2 - len(str(ahead)))} ahead"
-
-
-_ids = threading.Lock()
-_last_tick = 0
-
-
-def new_run_id() -> str:
-    """A UUID of version 7 (RFC 9562): time, then 62 random bits; each sorts after the one before.
-
-    Time is 48 bits of milliseconds and 12 of their fraction (method 3 of section 6.2).
-    """
-    global _last_tick
-    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-    with _ids:
-        tick = _last_tick = max(milliseconds << 12 | (rest << 12) // 1_000_000, _last_tick + 1)
-    value = (tick >> 12) << 80 | 7 << 76 | (tick & 0xFFF) << 64 | 2 << 62
-    return str(uuid.UUID(int=value | int.from_bytes(os.urandom(8), "big") >> 2))
 
 
 @dataclass(frozen=True)

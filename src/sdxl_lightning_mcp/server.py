@@ -166,7 +166,7 @@ async def serve_http(settings: Settings, model: Model) -> None:
             async with open_runner(settings, model, record=record, ended=parts.ended) as runner:
                 site = parts.site(runner)
                 await parts.resume(runner)
-                server = Server(build(site, parts.metrics, parts.callbacks), site.runner, settings)
+                server = Server(build(site, parts.metrics, parts.callbacks), site)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(parts.callbacks.deliver)
                     tasks.start_soon(parts.prune)

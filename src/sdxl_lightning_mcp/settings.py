@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from sdxl_lightning_mcp.errors import SettingsError
+from sdxl_lightning_mcp.ids import REGION
 
 PREFIX = "SDXL_LIGHTNING_"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
@@ -162,6 +163,13 @@ class Settings(BaseModel):
             "stands before it; links begin with it."
         ),
     )
+    region: str | None = Field(
+        None,
+        description=(
+            "`serve`: where it stands, as eu or us-west-1, if others like it stand elsewhere; "
+            "every answer and every run's id says so."
+        ),
+    )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="`serve`: the names by which it is reached, besides localhost; with commas."
     )
@@ -233,6 +241,16 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         description="`serve`: how long it goes on after SIGTERM; what is left waits for the next.",
     )
+    drain_lag_seconds: float = Field(
+        5,
+        ge=0,
+        allow_inf_nan=False,
+        description=(
+            "`serve`: how much of that it still takes everything in, with /readyz failing, so that "
+            "a balancer notices: its interval times the failures it waits for. Nothing where "
+            "nobody asked /readyz in the last minute."
+        ),
+    )
 
     @field_validator("connect")
     @classmethod
@@ -263,6 +281,16 @@ class Settings(BaseModel):
                 "once; cpu,cpu for two workers",
             )
         return joined
+
+    @field_validator("region")
+    @classmethod
+    def _name_region(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(REGION, value):
+            raise PydanticCustomError(
+                "region",
+                "allowed: 1 to 20 small letters, digits and dashes in between, as eu or us-west-1",
+            )
+        return value
 
     @field_validator("device", "vae", "speed", "protocol", "log_level", mode="before")
     @classmethod

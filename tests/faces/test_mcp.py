@@ -28,11 +28,6 @@ ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"])
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def runner(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalRunner]:
     """One worker for all tests of this file that need not see it start."""
     async with mini_runner(tmp_path_factory.mktemp("pictures")) as shared:

@@ -5,16 +5,16 @@ import sys
 
 import anyio
 
-from sdxl_lightning_mcp.cli.terminal import SHARING_FLAGS, quiet_settings
+from sdxl_lightning_mcp.cli.terminal import FAILED, SHARING_FLAGS, quiet_settings
 from sdxl_lightning_mcp.errors import SettingsError
 
 
 def doctor(parsed: argparse.Namespace) -> None:
-    """Examines this machine; exit code 1 where something is missing."""
+    """Examines this machine; it failed where something is missing."""
     from sdxl_lightning_mcp.doctor import examine
 
     if not anyio.run(examine, quiet_settings(parsed)):
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 def install(parsed: argparse.Namespace) -> None:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 # A run whose worker died under it twice is taken to be what kills workers; a device whose worker
 # died twice before it began a run, to be one that cannot be made ready.
 MAX_ATTEMPTS = 2
+STARTING = "getting ready to draw"
 # What takes longer is announced.
 LONG_SECONDS = 60
 
@@ -54,7 +55,7 @@ class Supervisor:
         left: Callable[[Run, Finished | Failed | Canceled], Awaitable[None]],
         returned: Callable[[list[Run]], None],
     ) -> None:
-        self.state = "starting"
+        self.state = STARTING
         self.description: str | None = None
         # The share of the weights that is here, while they are fetched.
         self.loaded = 0.0
@@ -75,7 +76,9 @@ class Supervisor:
     def status(self) -> DeviceStatus:
         """What the device is doing now."""
         running = sum(not run.done for run in self.running.values())
-        return DeviceStatus(self._assignment.device.name, self.state, self.description, running)
+        ready = self.capacity > 0
+        name = self._assignment.device.name
+        return DeviceStatus(name, self.state, ready, self.description, running)
 
     @property
     def line(self) -> int:
@@ -107,7 +110,7 @@ class Supervisor:
 
     async def _live(self) -> None:
         """Goes through one worker's life, from its start to its end."""
-        self.state, self.refusal, self._began = "starting", None, False
+        self.state, self.refusal, self._began = STARTING, None, False
         try:
             worker = self._worker = await self._start(self._assignment)
         except OSError as error:

@@ -136,9 +136,12 @@ def curls(page: str) -> list[str]:
     return [line[2:] for line in text.splitlines() if line.startswith("$ curl ")]
 
 
-@pytest.mark.parametrize("line", [*curls("README.md"), *curls("docs/http.md")])
+PAGES = ("README.md", "docs/http.md", "examples/regions/README.md")
+
+
+@pytest.mark.parametrize("line", [line for page in PAGES for line in curls(page)])
 def test_the_curl_lines_of_the_documents_work(served: Served, line: str) -> None:
-    words = shlex.split(line.replace("http://127.0.0.1:8000", served.url))
+    words = shlex.split(re.sub(r"http://127.0.0.1:80[08]0", served.url, line))
     ended = subprocess.run(
         [*words, "--silent", "--show-error", "--fail"],
         capture_output=True,

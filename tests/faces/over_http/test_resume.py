@@ -102,6 +102,8 @@ async def test_a_server_that_is_asked_to_end_finishes_what_it_has_and_takes_noth
             assert (ready.status_code, ready.json()["code"]) == (503, "closing")
         assert [run["status_code"] for run in ends] == ["succeeded"] * 2
         assert server.process.wait(PATIENCE) == 0
+        # Nobody had asked whether it is ready: no balancer was waited for.
+        assert not [line for line in server.lines if line["message"].startswith("leaving")]
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.run import Run
 
 KEEP_SECONDS = 86_400
-KEY = re.compile(r"[\x21-\x7e]{1,255}")
+KEY = "Idempotency-Key"
+WRITTEN = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class Answers:
@@ -38,14 +39,12 @@ class Answers:
             Refusal: 422 where the key was used for something else, 409 while the earlier request
                 is still being answered.
         """
-        key = request.headers.get("idempotency-key")
+        key = request.headers.get(KEY)
         if key is None:
             yield None
             return
-        if not KEY.fullmatch(key):
-            raise Refusal(
-                400, "idempotency_key_invalid", "An Idempotency-Key is 1 to 255 ASCII characters."
-            )
+        if not WRITTEN.fullmatch(key):
+            raise Refusal(400, "idempotency_key_invalid", f"An {KEY} is 1 to 255 ASCII characters.")
         owner = caller.get().owner or ""
         text = json.dumps([request.url.path, body], sort_keys=True)
         fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -47,6 +47,7 @@ def build(site: Site, metrics: Metrics, callbacks: Callbacks) -> ASGIApp:
         record=site.record,
         locate=lambda _, run: image_link(run, caller.get().url, site.links),
         owner_of=lambda _: caller.get().owner,
+        region=site.settings.region,
     )
     # Host and Origin are checked by the gate, for all faces alike.
     sessions = StreamableHTTPSessionManager(app=server, max_request_body_size=MOST_BYTES)
@@ -73,7 +74,13 @@ def build(site: Site, metrics: Metrics, callbacks: Callbacks) -> ASGIApp:
             allow_origins=site.settings.allowed_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["Location", "Mcp-Session-Id", "WWW-Authenticate", "X-Request-Id"],
+            expose_headers=[
+                "Location",
+                "Mcp-Session-Id",
+                "WWW-Authenticate",
+                "X-Region",
+                "X-Request-Id",
+            ],
         )
     return gated
 

@@ -15,7 +15,7 @@ from sdxl_lightning_mcp.errors import SdxlLightningError
 from sdxl_lightning_mcp.faces.http.access import RESOURCE_METADATA, Access, caller
 from sdxl_lightning_mcp.faces.http.operation import Metrics
 from sdxl_lightning_mcp.faces.http.problems import Refusal, refusal
-from sdxl_lightning_mcp.run import new_run_id
+from sdxl_lightning_mcp.ids import new_run_id
 from sdxl_lightning_mcp.settings import Settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -33,7 +33,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, settings: Settings, access: Access, metrics: Metrics) -> None:
         self._app, self._access, self._metrics = app, access, metrics
-        self._public_url = settings.public_url
+        self._public_url, self._region = settings.public_url, settings.region
         public = urlsplit(settings.public_url).netloc if settings.public_url else ""
         # This machine's own names need no leave: no foreign name resolves into them.
         names = (*LOOPBACK, *settings.allowed_hosts, public)
@@ -53,6 +53,8 @@ class Gate:
             if message["type"] == "http.response.start":
                 told = MutableHeaders(scope=message)
                 told["X-Request-Id"] = request_id
+                if self._region:
+                    told["X-Region"] = self._region
                 told.setdefault("X-Content-Type-Options", "nosniff")
                 told.setdefault("Referrer-Policy", "no-referrer")
             await send(message)

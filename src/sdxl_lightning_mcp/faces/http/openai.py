@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import InvalidRequestError, Problem
-from sdxl_lightning_mcp.faces.http.answers import Answers
+from sdxl_lightning_mcp.faces.http.answers import KEY, Answers
 from sdxl_lightning_mcp.faces.http.body import read_object
 from sdxl_lightning_mcp.faces.http.pictures import FORMATS, converted
 from sdxl_lightning_mcp.faces.http.problems import Refusal
@@ -91,12 +91,13 @@ class OpenAI:
         wish, options = _read(body)
         notes = [*self._site.notes_on(options["model"] or self._site.model.slug), *_idle(body)]
         context = {"face": "openai", "request_id": request.state.request_id}
-        (first,) = await self._site.runs([wish], Origin(context=context), notes=notes)
+        origin, key = Origin(context=context), request.headers.get(KEY)
+        (first,) = await self._site.runs([wish], origin, key=key, notes=notes)
         # Picture i has the seed of the first and i more, as everywhere here.
         wishes = [
             {**wish, "seed": (first.parameters.seed + i) % 2**32} for i in range(options["n"])
         ]
-        runs = await self._site.runs(wishes, Origin(context=context), notes=notes)
+        runs = await self._site.runs(wishes, origin, notes=notes)
         async with self._answers.once(request, body, runs) as earlier:
             if earlier is None:
                 await self._site.runner.submit_all(runs)

@@ -9,14 +9,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from sdxl_lightning_mcp.errors import InvalidRequestError, Problem
-from sdxl_lightning_mcp.faces.http.answers import Answers
+from sdxl_lightning_mcp.faces.http.answers import KEY, Answers
 from sdxl_lightning_mcp.faces.http.body import read_object
 from sdxl_lightning_mcp.faces.http.callbacks import Callbacks
 from sdxl_lightning_mcp.faces.http.replies import BatchReply, RunReply, run_reply
 from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.faces.http.spec import answers, asks
+from sdxl_lightning_mcp.ids import new_run_id
 from sdxl_lightning_mcp.request import GenerationRequest
-from sdxl_lightning_mcp.run import Origin, Run, new_run_id
+from sdxl_lightning_mcp.run import Origin, Run
 
 MOST_INPUTS = 100
 LONGEST_WAIT = 600.0
@@ -68,7 +69,8 @@ class Rest:
         body = await read_object(request)
         context = self._context(body, "input", request)
         (wish,) = _wishes([body.get("input")], "input")
-        runs = await self._site.runs([wish], Origin(context=context), prefix="input/", notes=notes)
+        origin, key = Origin(context=context), request.headers.get(KEY)
+        runs = await self._site.runs([wish], origin, key=key, prefix="input/", notes=notes)
         async with self._answers.once(request, body, runs) as earlier:
             runs = earlier or await self._submit(runs)
             headers = await self._wait(request, runs)
@@ -83,9 +85,10 @@ class Rest:
         many = cast(list[object], body.get("inputs"))
         if not isinstance(body.get("inputs"), list) or not 1 <= len(many) <= MOST_INPUTS:
             raise _wrong("inputs", body.get("inputs"), f"an array of 1 to {MOST_INPUTS} inputs")
-        origin = Origin(batch=new_run_id(), context=context)
+        origin = Origin(batch=new_run_id(self._site.settings.region), context=context)
         wishes = _wishes(many, "inputs/{}")
-        runs = await self._site.runs(wishes, origin, prefix="inputs/{}/", notes=notes)
+        key = request.headers.get(KEY)
+        runs = await self._site.runs(wishes, origin, key=key, prefix="inputs/{}/", notes=notes)
         async with self._answers.once(request, body, runs) as earlier:
             runs = earlier or await self._submit(runs)
             headers = await self._wait(request, runs)

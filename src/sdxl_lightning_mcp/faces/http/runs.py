@@ -1,7 +1,6 @@
 """The runs API, second half: runs are followed, stopped, looked at, removed and summed up."""
 
 import json
-import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -23,9 +22,10 @@ from sdxl_lightning_mcp.faces.http.replies import (
 )
 from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.faces.http.spec import answers
+from sdxl_lightning_mcp.ids import RUN_ID, check_region
 from sdxl_lightning_mcp.run import Run, Status
 
-ID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+ID = f"^{RUN_ID}$"
 
 
 class Runs:
@@ -43,7 +43,7 @@ class Runs:
             self.list,
             operation_id="listRuns",
             summary="The newest runs",
-            responses=answers(RunsReply, 200, refused=(422,)),
+            responses=answers(RunsReply, 200, refused=(404, 422)),
         )
         route(
             "/runs/{run_id}",
@@ -100,17 +100,24 @@ class Runs:
         request: Request,
         limit: Annotated[int, Query(ge=1, le=500, description="How many.")] = 50,
         cursor: Annotated[
-            str | None, Query(description="The `next` of the page before.", pattern=ID.pattern)
+            str | None, Query(description="The `next` of the page before.", pattern=ID)
         ] = None,
         batch: Annotated[
-            str | None, Query(description="Only those of a batch.", pattern=ID.pattern)
+            str | None, Query(description="Only those of a batch.", pattern=ID)
         ] = None,
     ) -> Response:
         """The caller's runs, the newest first."""
         owner = caller.get().owner
 
         def read() -> list[Run]:
-            return self._site.record.latest(limit + 1, before=cursor, owner=owner, batch=batch)
+            record, here = self._site.record, self._site.settings.region
+            # What another region's server began to tell cannot be gone on with here.
+            if cursor and not record.find(cursor):
+                check_region(cursor, here)
+            found = record.latest(limit + 1, before=cursor, owner=owner, batch=batch)
+            if batch and not found:
+                check_region(batch, here)
+            return found
 
         found = await anyio.to_thread.run_sync(read)
         page = [self._site.runner.find(run.id) or run for run in found[:limit]]
@@ -214,6 +221,8 @@ class Runs:
             run = self._site.runner.find(run_id) or await anyio.to_thread.run_sync(
                 self._site.record.find, run_id
             )
+            if run is None:
+                check_region(run_id, self._site.settings.region)
             self._site.links.check(run_id, run and run.origin.owner, expires, signature)
         run = await self._site.find(run_id)
         if not run.done:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 from types import FrameType
 from typing import Any
 
@@ -13,13 +14,15 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sdxl_lightning_mcp.errors import SettingsError
-from sdxl_lightning_mcp.faces.http.site import SharedRunner
+from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.settings import Settings
 
 log = logging.getLogger(__name__)
 
 HEADER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30
+# Balancers ask more often than that.
+WATCHED_SECONDS = 60.0
 # After draining: for answers that are on their way.
 LAST_SECONDS = 5
 
@@ -32,10 +35,6 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; its first request must come soon."""
         super().connection_made(transport)
-        # asyncio leaves it out for a socket that was not made by itself; then the second half of
-        # an answer waits for the client's acknowledgement of the first, 40 ms.
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._hurry()
 
     def data_received(self, data: bytes) -> None:
@@ -60,9 +59,13 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, that on SIGTERM or Ctrl-C finishes what was taken in; the second ends at once."""
+    """uvicorn's, that on SIGTERM or Ctrl-C finishes what was taken in; the second ends at once.
 
-    def __init__(self, app: ASGIApp, runner: SharedRunner, settings: Settings) -> None:
+    Where a balancer watches, it is given time to send nobody here any more, and meanwhile everyone
+    is served as ever.
+    """
+
+    def __init__(self, app: ASGIApp, site: Site) -> None:
         options: dict[str, Any] = {
             "http": Protocol,
             "ws": "none",
@@ -75,7 +78,7 @@ class Server(uvicorn.Server):
             "timeout_graceful_shutdown": LAST_SECONDS,
         }
         super().__init__(uvicorn.Config(app, **options))
-        self._runner, self._seconds = runner, settings.drain_seconds
+        self._site, self._runner = site, site.runner
         self._asked = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -89,16 +92,18 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to end has come."""
-        if self._runner.closing.is_set():
+        if self._asked.is_set():
             self.should_exit = self.force_exit = True
         self._loop.call_soon_threadsafe(self._asked.set)
 
     async def drain_when_asked(self) -> None:
         """Waits for the signal, then for the runs, and then ends the server."""
         await self._asked.wait()
-        log.info("closing: what is under way has %g s", self._seconds)
+        lag = await self._tell_balancers()
+        seconds = self._site.settings.drain_seconds - lag
+        log.info("closing: what is under way has %g s", seconds)
         self._runner.closing.set()
-        with anyio.move_on_after(self._seconds):
+        with anyio.move_on_after(seconds):
             for run in self._runner.unended():
                 async for _ in run.updates():
                     pass
@@ -107,6 +112,20 @@ class Server(uvicorn.Server):
             log.info("%d runs are left for the next server on this record", left)
         self._runner.closed.set()
         self.should_exit = True
+
+    async def _tell_balancers(self) -> float:
+        """Is not ready from now on, and returns how many seconds were waited for that to be seen.
+
+        Nobody waits at a terminal for a balancer that is not there: it would have asked.
+        """
+        self._runner.leaving.set()
+        settings = self._site.settings
+        lag = min(settings.drain_lag_seconds, settings.drain_seconds)
+        if not lag or time.monotonic() - self._site.watched > WATCHED_SECONDS:
+            return 0.0
+        log.info("leaving: /readyz says so for %g s, and everyone is served", lag)
+        await anyio.sleep(lag)
+        return lag
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -118,9 +137,12 @@ def listen(settings: Settings) -> socket.socket:
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, settings.port), family=family, backlog=2048)
+        server = socket.create_server((host, settings.port), family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(
             f"--host {settings.host} --port {settings.port}: {error.strerror or error}. "
             "Choose another port, or end what listens there."
         ) from None
+    # Named as TCP: else asyncio does not switch Nagle's algorithm off, and the second half of an
+    # answer waits for the client's acknowledgement of the first, 40 ms.
+    return socket.socket(family, server.type, socket.IPPROTO_TCP, fileno=server.detach())

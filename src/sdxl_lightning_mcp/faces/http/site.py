@@ -1,5 +1,7 @@
 """What the HTTP faces share: the model, the runner, the record, and whose runs are whose."""
 
+import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +24,7 @@ from sdxl_lightning_mcp.errors import (
     UnknownModelError,
 )
 from sdxl_lightning_mcp.faces.http.access import Access, Links, caller
+from sdxl_lightning_mcp.ids import check_region, new_run_id
 from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.request import read_request, request_schema, resolve
 from sdxl_lightning_mcp.run import Origin, Run
@@ -39,8 +42,9 @@ class SharedRunner(Runner):
         self._share = max(1, int(settings.queue_share * settings.max_queue))
         self._rate = settings.runs_per_minute
         self._window = MovingWindowRateLimiter(MemoryStorage())
-        # Nothing is taken in any more; then, nothing is waited for any more.
-        self.closing, self.closed = anyio.Event(), anyio.Event()
+        # It is told that the server will end; then nothing is taken in any more; then nothing is
+        # waited for any more.
+        self.leaving, self.closing, self.closed = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def submit_all(self, runs: Sequence[Run]) -> None:
         """As `Runner.submit_all`, for the caller of the request that is being answered.
@@ -104,7 +108,10 @@ class SharedRunner(Runner):
 
 @dataclass
 class Site:
-    """One server over HTTP: what its faces ask and tell."""
+    """One server over HTTP: what its faces ask and tell.
+
+    `watched` is when it was last asked whether it is ready, in seconds of `time.monotonic`.
+    """
 
     settings: Settings
     model: Model
@@ -113,6 +120,7 @@ class Site:
     access: Access
     links: Links
     started: int = field(default_factory=lambda: int(time.time()))
+    watched: float = -math.inf
     schema: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,6 +148,7 @@ class Site:
         wishes: Sequence[Mapping[str, Any]],
         origin: Origin,
         *,
+        key: str | None = None,
         prefix: str = "",
         notes: Sequence[str] = (),
     ) -> list[Run]:
@@ -148,6 +157,8 @@ class Site:
         Args:
             wishes: The inputs; what names of errors begin with is `prefix`, and their number.
             origin: Who asks.
+            key: The idempotency key they came with; seeds that are left out follow from it, so
+                that another region's server draws the same pictures for it.
             prefix: Such as `inputs/{}/`.
             notes: What is to be said of each run besides its own.
 
@@ -160,12 +171,15 @@ class Site:
         for number, wish in enumerate(wishes):
             try:
                 self._check_types(wish)
+                if key is not None and wish.get("seed") is None:
+                    wish = {**wish, "seed": _seed(key, number)}
                 parameters, own = resolve(read_request(wish, model), model)
             except InvalidRequestError as error:
                 within = prefix.format(number)
                 problems += [replace(one, field=within + one.field) for one in error.problems]
                 continue
-            runs.append(Run(parameters, [*notes, *own], origin))
+            run_id = new_run_id(self.settings.region)
+            runs.append(Run(parameters, [*notes, *own], origin, run_id))
         if problems:
             raise InvalidRequestError(*problems)
         return runs
@@ -185,12 +199,18 @@ class Site:
         """The caller's run of this id, under way or from the record.
 
         Raises:
-            RunNotFoundError: There is none; whether somebody else has one is not told.
+            RunNotFoundError: There is none; whether somebody else has one is not told, but whether
+                another region has it is.
         """
         owner = caller.get().owner
         run = self.runner.find(run_id)
         if run is None:
             run = await anyio.to_thread.run_sync(self.record.find, run_id, owner)
         if run is None:
+            check_region(run_id, self.settings.region)
             raise RunNotFoundError(f"There is no run {run_id[:60]!r}.")
         return run
+
+
+def _seed(key: str, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{number} {key}".encode()).digest()[:4], "big")

@@ -1,6 +1,5 @@
 """The runs a client may look at: those under way here, and those on record."""
 
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,12 +7,13 @@ import anyio
 
 from sdxl_lightning_mcp.errors import InvalidRequestError, Problem, RunNotFoundError, StorageError
 from sdxl_lightning_mcp.faces.mcp.result import Context
+from sdxl_lightning_mcp.ids import check_region, read_run_id
 from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.run import Run, Status
 from sdxl_lightning_mcp.runners.base import Runner
 
-# A UUID, also in braces or as a URN.
-LONGEST_ID = 45
+# A UUID with a region; or one in braces, or as a URN.
+LONGEST_ID = 57
 
 # Whose runs the client of a request sees; None sees all, as the person at this machine does.
 OwnerOf = Callable[[Context], str | None]
@@ -33,12 +33,15 @@ class Runs:
     runner: Runner
     record: Record | None
     owner_of: OwnerOf = everyone
+    region: str | None = None
 
     async def find(self, context: Context, run_id: object) -> Run:
         """The run of this id.
 
         Raises:
-            RunNotFoundError: It is no id of a run, or there is none that this client may see.
+            InvalidRequestError: It is no id of a run.
+            RunNotFoundError: There is none that this client may see here; RunElsewhereError where
+                another region has it.
             StorageError: The record cannot be read.
         """
         wanted, owner = _read_id(run_id), self.owner_of(context)
@@ -49,6 +52,7 @@ class Runs:
             recorded = await anyio.to_thread.run_sync(self.record.find, wanted, owner)
             if recorded is not None:
                 return recorded
+        check_region(wanted, self.region)
         raise RunNotFoundError(
             f"There is no run {wanted}. Ids are told by generate_image, and the newest stand in "
             "the resource sdxl-lightning://runs."
@@ -73,7 +77,7 @@ def _read_id(value: object) -> str:
     """The id of a run in the one way in which it is written."""
     try:
         if isinstance(value, str) and len(value) <= LONGEST_ID:
-            return str(uuid.UUID(value))
+            return read_run_id(value)
     except ValueError:
         pass
     shown = f"a text of {len(value):,} characters" if isinstance(value, str) else repr(value)[:60]

@@ -37,6 +37,7 @@ def build(
     record: Record | None = None,
     locate: Locate = on_this_machine,
     owner_of: OwnerOf = everyone,
+    region: str | None = None,
 ) -> Server[Any]:
     """The MCP server over a runner, for any transport.
 
@@ -48,8 +49,9 @@ def build(
         record: Where runs are found that have ended; without one only those under way are.
         locate: Where the client of a request finds the full file of a finished run.
         owner_of: Whose runs the client of a request makes and sees; None sees all.
+        region: Where this server stands, if others stand elsewhere.
     """
-    runs, skill = Runs(runner, record, owner_of), Skill()
+    runs, skill = Runs(runner, record, owner_of, region), Skill()
     tools = Tools(runs, model, preview_bytes, wait_seconds, locate)
     resources = Resources(runs, model, skill, locate)
     prompts = Prompts(runs, skill)

@@ -24,6 +24,7 @@ from sdxl_lightning_mcp.faces.mcp import viewer
 from sdxl_lightning_mcp.faces.mcp.icon import icons
 from sdxl_lightning_mcp.faces.mcp.result import Context, Locate, finished, unfinished
 from sdxl_lightning_mcp.faces.mcp.runs import Runs, jpeg_of
+from sdxl_lightning_mcp.ids import new_run_id
 from sdxl_lightning_mcp.request import read_request, request_schema, resolve
 from sdxl_lightning_mcp.run import Origin, Run
 from sdxl_lightning_mcp.selection import on_disk
@@ -70,7 +71,8 @@ class Tools:
         # What is here may have changed since the start: another file may have been pulled.
         parameters, notes = resolve(request, await anyio.to_thread.run_sync(on_disk, self.model))
         runner = self.runs.runner
-        run = Run(parameters, [*notes], Origin(owner=self.runs.owner_of(context)))
+        origin = Origin(owner=self.runs.owner_of(context))
+        run = Run(parameters, [*notes], origin, new_run_id(self.runs.region))
         await runner.submit_all([run])
         try:
             await self._wait(context, run)
@@ -144,7 +146,7 @@ def _generate_image(model: Model) -> Tool:
 
 
 def _get_image(model: Model) -> Tool:
-    run_id = {"type": "string", "format": "uuid", "description": "The run's id, as it was told."}
+    run_id = {"type": "string", "description": "The run's id, as it was told."}
     return Tool(
         name=WAIT,
         title="Get image",
