@@ -122,6 +122,7 @@ def test_doctor_tries_every_part_and_leaves_nothing_behind(tmp_path: Path) -> No
         "ok       device",
         "ok       memory",
         "ok       model",
+        "ok       engines",
         "ok       folder",
         "ok       picture",
     ]
