@@ -24,6 +24,7 @@ bench: .venv/installed-dev ## measure what the README claims, on this machine
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers
 	$(BIN)/python benchmarks/first_light.py
 	$(BIN)/python benchmarks/over_http.py
+	$(BIN)/python benchmarks/shared_engine.py
 
 figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers --pictures 500 \
@@ -31,6 +32,7 @@ figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/python benchmarks/first_light.py --json benchmarks/first_light.json
 	$(BIN)/python benchmarks/acceleration.py --json benchmarks/acceleration.json
 	$(BIN)/python benchmarks/over_http.py --json benchmarks/over_http.json
+	$(BIN)/python benchmarks/shared_engine.py --json benchmarks/shared_engine.json
 	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
 	$(BIN)/python examples/regions/failover.py --json benchmarks/failover.json
 	$(BIN)/python scripts/write_docs.py

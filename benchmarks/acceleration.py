@@ -10,7 +10,6 @@ are of medians. Nothing else should run.
 import argparse
 import io
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,12 +30,12 @@ from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.engine.acceleration.artefacts import Artefacts
 from sdxl_lightning_mcp.engine.acceleration.float8 import round_linears
 from sdxl_lightning_mcp.engine.holding import Holding
+from sdxl_lightning_mcp.engine.memory import keep_memory
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.tuning import Tuning, tune
 from sdxl_lightning_mcp.engine.weights import build_networks, fill_networks
 from sdxl_lightning_mcp.image import QUALITY
 from sdxl_lightning_mcp.request import read_request, resolve
-from sdxl_lightning_mcp.runners.process import KEEP_MEMORY
 from sdxl_lightning_mcp.settings import Speed
 
 PROMPT = "a cyberpunk city street at night, neon signs glowing"
@@ -50,13 +49,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--rounds", type=int, default=15, help="of each comparison")
     parser.add_argument("--decoder-only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--give-back", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not options.give_back:
+        keep_memory(torch.device("cpu"))
     if options.decoder_only:
         print(statistics.median(decoding_times(options.rounds)))
         return
-    if not KEEP_MEMORY.items() <= os.environ.items():
-        # As a worker has it; the C library looks at it when a process starts.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     figures: dict[str, Any] = {"device": str(tune("cpu"))}
     for measure in (rewired, kept_memory, jpeg, rounded, compiled):
         print(f"{measure.__name__} ...", file=sys.stderr, flush=True)
@@ -114,11 +113,10 @@ def rewired(rounds: int) -> dict[str, Any]:
 def kept_memory(rounds: int) -> dict[str, Any]:
     """Decoding where large blocks are kept against decoding where they are given back."""
     times: dict[bool, list[float]] = {False: [], True: []}
-    bare = {name: value for name, value in os.environ.items() if name not in KEEP_MEMORY}
     command = [sys.executable, __file__, "--decoder-only", "--rounds", str(rounds)]
     for kept in (False, True) * 3:
-        environment = bare | (KEEP_MEMORY if kept else {})
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        flags = [] if kept else ["--give-back"]
+        told = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
         times[kept].append(float(told.stdout))
     return {
         "decoder with memory given back, s": round(statistics.median(times[False]), 3),

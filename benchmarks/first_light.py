@@ -93,7 +93,7 @@ def server(folder: Path) -> StdioServerParameters:
     return StdioServerParameters(
         command=sys.executable,
         args=["-m", "sdxl_lightning_mcp", "--model", "mini", "--output-dir", str(folder)],
-        env={"SDXL_LIGHTNING_LOG_LEVEL": "warning"},
+        env={"SDXL_LIGHTNING_LOG_LEVEL": "warning", "SDXL_LIGHTNING_PRIVATE": "1"},
     )
 
 
@@ -166,7 +166,11 @@ async def end_of_stdin(folder: Path) -> dict[str, Any]:
         "--output-dir",
         str(folder),
     ]
-    environment = {**os.environ, "SDXL_LIGHTNING_LOG_LEVEL": "warning"}
+    environment = {
+        **os.environ,
+        "SDXL_LIGHTNING_LOG_LEVEL": "warning",
+        "SDXL_LIGHTNING_PRIVATE": "1",
+    }
     async with await anyio.open_process(
         command, stdin=subprocess.PIPE, stderr=None, env=environment
     ) as process:

@@ -6,7 +6,10 @@ import sys
 import anyio
 from mcp import Client, StdioServerParameters
 
-SERVER = StdioServerParameters(command=sys.executable, args=["-m", "sdxl_lightning_mcp"])
+# Without --private the engine stays for a while, for whoever asks next.
+SERVER = StdioServerParameters(
+    command=sys.executable, args=["-m", "sdxl_lightning_mcp", "--private"]
+)
 
 
 async def main() -> None:

@@ -55,6 +55,11 @@ def documents() -> dict[Path, str]:
     models = _filled(
         ROOT / "docs" / "models.md", **{"full size": figures_table(BENCHMARKS / "full_size.json")}
     )
+    shared = BENCHMARKS / "shared_engine.json"
+    scaling = _filled(
+        ROOT / "docs" / "scaling.md",
+        **{"shared engine": figures_table(shared) if shared.exists() else "Not measured yet.\n"},
+    )
     over_http = BENCHMARKS / "over_http.json"
     http = _filled(
         ROOT / "docs" / "http.md",
@@ -71,6 +76,7 @@ def documents() -> dict[Path, str]:
         ROOT / "examples" / "regions" / "README.md": regions,
         ROOT / "docs" / "models.md": models,
         ROOT / "docs" / "performance.md": performance,
+        ROOT / "docs" / "scaling.md": scaling,
         ROOT / "llms.txt": llms_txt(),
         ROOT / "server.json": json.dumps(server_json(), indent=2) + "\n",
     }

@@ -31,6 +31,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         if name.startswith("SDXL_LIGHTNING_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("SDXL_LIGHTNING_MODEL", "mini")
+    # What one test starts must not draw for another.
+    monkeypatch.setenv("SDXL_LIGHTNING_PRIVATE", "1")
     # On a busy machine a picture may take longer than clients wait.
     monkeypatch.setenv("SDXL_LIGHTNING_WAIT_SECONDS", "120")
     home = tmp_path_factory.mktemp("home")

@@ -4,7 +4,6 @@ import hashlib
 import re
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+from support import answering
 
 PIECE = 2**20
 FLIPPED = bytes(byte ^ 1 for byte in range(256))
@@ -70,15 +71,8 @@ def serve_hub(root: Path) -> Iterator[Hub]:
         def answer(self) -> None:
             _answer(hub, self)
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(Server(("127.0.0.1", 0), Handler)) as hub.url:
+        yield hub
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,18 +1,27 @@
 """Parts that several tests use."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import anyio
+import numpy as np
 import psutil
+from anyio.abc import Process
 from mcp import StdioServerParameters
+from PIL import Image
 
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.devices import Device
+from sdxl_lightning_mcp.engine.sdxl import Sdxl
+from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Run
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.store import Store
@@ -20,6 +29,17 @@ from sdxl_lightning_mcp.store import Store
 ROOT = Path(__file__).parents[1]
 # Long enough for a cold worker on a busy machine; every wait in the tests has an end.
 PATIENCE = 120.0
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
 
 
 @asynccontextmanager
@@ -40,7 +60,10 @@ def stdio_server(
         env={
             "HOME": home,
             "PATH": "/usr/bin:/bin",
+            # The code that is tested, also where it is not what is installed.
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "SDXL_LIGHTNING_MODEL": "mini",
+            "SDXL_LIGHTNING_PRIVATE": "1",
             # On a busy machine a picture may take longer than clients wait.
             "SDXL_LIGHTNING_WAIT_SECONDS": str(PATIENCE),
             **environment,
@@ -81,3 +104,52 @@ async def until(run: Run, reached: Callable[[], bool]) -> None:
 
 async def until_step(run: Run, step: int) -> None:
     await until(run, lambda: run.step >= step)
+
+
+async def started(folder: Path, *flags: str) -> Process:
+    """The server process, with its stderr in a file."""
+    with (folder / "stderr").open("wb") as stderr:
+        return await anyio.open_process(
+            [sys.executable, "-m", "sdxl_lightning_mcp", "--output-dir", str(folder), *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+
+
+async def say(process: Process, *messages: object) -> None:
+    assert process.stdin is not None
+    for message in messages:
+        await process.stdin.send(json.dumps(message).encode() + b"\n")
+
+
+@contextmanager
+def answering(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Its address, while a thread answers for it."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def psnr(one: Image.Image, other: Image.Image) -> float:
+    """Peak signal to noise in dB, 100 where they are equal."""
+    a, b = (np.asarray(picture, dtype=np.float64) for picture in (one, other))
+    error = float(((a - b) ** 2).mean())
+    return 100.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def drawn(sdxl: Sdxl, wish: Parameters) -> Image.Image:
+    return drawn_together(sdxl, wish)[0]
+
+
+def drawn_together(sdxl: Sdxl, *wishes: Parameters) -> list[Image.Image]:
+    """Pictures whose steps are shared calls."""
+    samples = [sdxl.prepare(str(index), wish) for index, wish in enumerate(wishes)]
+    while open_ones := [sample for sample in samples if not sample.denoised]:
+        sdxl.denoise(open_ones)
+    return [sdxl.decode(sample) for sample in samples]

@@ -18,6 +18,9 @@ from mcp.client.stdio import stdio_client
 from repositories import BASE, LIGHTNING_FILES, small_model
 from support import PATIENCE, ROOT, stdio_server
 
+from sdxl_lightning_mcp.catalogue import MINI
+from sdxl_lightning_mcp.hub import verify
+
 LAUNCH = ROOT / "tests" / "launch.py"
 UNET = f"{LIGHTNING_FILES}/small_4step_unet.safetensors"
 
@@ -91,6 +94,13 @@ def test_on_a_terminal_a_bar_shows_how_much_has_come(person: Person) -> None:
                 shown += chunk
         os.close(ours)
     assert re.search(rb"fetching \d+\.\d+ MB of 56\.\d+ MB: small_4step_unet", shown)
+
+
+def test_checking_begins_with_how_much_there_is_and_then_counts() -> None:
+    told: list[str] = []
+    verify(MINI.checkpoint.all_files, lambda transfer: told.append(str(transfer)))
+    assert re.fullmatch(r"checking \d+\.\d+ MB of weights", told[0])
+    assert re.fullmatch(r"checking .+ [kM]B of \d+\.\d+ MB: .+", told[-1])
 
 
 def test_the_licence_and_what_it_forbids_are_shown_at_the_first_pull_only(person: Person) -> None:
@@ -318,7 +328,11 @@ async def test_a_tool_call_fetches_what_is_missing_with_one_worker_and_tells_how
     # The number moves with the weights, so that a bar does.
     assert 0.1 < max(fetching) < 1
     # One worker tells: the amount only grows, of one total.
-    amounts = [re.findall(r"[\d.]+ [kM]B", message) for _, message in told if "fetching" in message]
+    amounts = [
+        re.findall(r"[\d.]+ [kM]B", message)
+        for _, message in told
+        if "fetching" in message and not message.endswith(" of weights")
+    ]
     here = [float(have.split()[0]) for have, _ in amounts if have.endswith("MB")]
     assert here == sorted(here)
     assert len({total for _, total in amounts}) == 1

@@ -1,7 +1,6 @@
 """JPEG files that carry their parameters, and previews within a budget."""
 
 import io
-import pickle
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,19 +78,15 @@ def test_a_preview_keeps_within_its_budget_and_its_shape(
         assert opened.width / opened.height == pytest.approx(2, rel=0.05)
 
 
-def test_a_preview_from_the_pixels_is_made_without_decoding_and_the_pixels_do_not_travel(
+def test_a_picture_is_encoded_with_a_preview_where_one_is_asked_for(
     parameters: Parameters,
 ) -> None:
-    picture = Image.effect_noise((512, 512), 60).convert("RGB")
+    picture = noise(512)
     image = encode(picture, parameters, NOW)
-    assert image.picture is picture
-    ready = image.with_preview(20_000)
-    assert ready.picture is None
-    assert ready.shown is not None
-    assert len(ready.shown) <= 20_000
-    assert ready.jpeg == image.jpeg
+    assert image.shown is None
+    small = encode(picture, parameters, NOW, preview_bytes=20_000)
+    assert small.shown is not None
+    assert len(small.shown) <= 20_000
+    assert small.jpeg == image.jpeg
     # A small file is its own preview.
-    assert image.with_preview(10**6).shown == image.jpeg
-    sent = pickle.loads(pickle.dumps(image))
-    assert sent.picture is None
-    assert (sent.jpeg, sent.parameters, sent.shown) == (image.jpeg, parameters, None)
+    assert encode(picture, parameters, NOW, preview_bytes=10**6).shown == image.jpeg

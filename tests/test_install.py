@@ -209,10 +209,12 @@ def test_what_cannot_be_entered_is_refused_before_anything_is_written(
 @pytest.mark.anyio
 async def test_what_is_printed_starts_the_server_from_an_empty_folder(tmp_path: Path) -> None:
     synthetic.write_unet(tmp_path / "mine.safetensors", seed=1)
-    printed = command("install", "--print", "--model", "mine.safetensors", cwd=tmp_path)
+    wish = ("--private", "--model", "mine.safetensors")
+    printed = command("install", "--print", *wish, cwd=tmp_path)
     assert printed.returncode == 0, printed.stderr
     entry = json.loads(printed.stdout)["mcpServers"]["sdxl-lightning"]
-    assert entry["args"][-1] == str(tmp_path / "mine.safetensors")
+    assert "--private" in entry["args"]
+    assert str(tmp_path / "mine.safetensors") in entry["args"]
     empty = tmp_path / "empty"
     empty.mkdir()
     server = stdio_server(*entry["args"], command=entry["command"], cwd=empty)

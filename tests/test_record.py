@@ -16,7 +16,14 @@ from mcp import Client
 from support import PATIENCE, mini_runner, stdio_server, until_step
 
 from sdxl_lightning_mcp.database import Database
-from sdxl_lightning_mcp.errors import QueueFullError, RunCanceledError, RunFailedError, StorageError
+from sdxl_lightning_mcp.errors import (
+    ClosingError,
+    QueueFullError,
+    RunCanceledError,
+    RunFailedError,
+    SdxlLightningError,
+    StorageError,
+)
 from sdxl_lightning_mcp.image import GeneratedImage, read_parameters
 from sdxl_lightning_mcp.record import MAX_RESUMES, Record
 from sdxl_lightning_mcp.request import Parameters
@@ -131,6 +138,22 @@ async def test_runs_that_fail_or_are_canceled_are_on_record_with_the_reason(
     assert [type(run.error) for run in found] == [StorageError, RunCanceledError, RunCanceledError]
     assert "cannot be written" in str(found[0].error)
     assert str(found[2].error) == "The server was closed before the run ended."
+
+
+@pytest.mark.parametrize(
+    "error", [RunFailedError("It failed."), ClosingError("It is about to end.")], ids=repr
+)
+def test_the_reason_of_a_run_comes_back_as_the_error_that_it_was(
+    tmp_path: Path, parameters: Parameters, error: SdxlLightningError
+) -> None:
+    run = Run(parameters, [])
+    with record_of(tmp_path) as record:
+        record.begin([run])
+        run.settle(Status.FAILED, error)
+        record.end([run])
+        found = record.find(run.id)
+    assert found is not None
+    assert (type(found.error), str(found.error)) == (type(error), str(error))
 
 
 async def test_runs_that_do_not_fit_into_the_queue_together_are_not_begun_at_all(

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,46 +12,18 @@ import pytest
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 from mcp import Client
-from support import PATIENCE, stdio_server
+from support import HELLO, INITIALIZED, PATIENCE, say, started, stdio_server
 
 from sdxl_lightning_mcp.image import read_parameters
 
 pytestmark = pytest.mark.anyio
 
-HELLO = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    },
-}
 CALL = {
     "jsonrpc": "2.0",
     "id": 2,
     "method": "tools/call",
     "params": {"name": "generate_image", "arguments": {"prompt": "the sea", "width": 512}},
 }
-INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-
-
-async def started(folder: Path, *flags: str) -> Process:
-    """The server process, with its stderr in a file."""
-    with (folder / "stderr").open("wb") as stderr:
-        return await anyio.open_process(
-            [sys.executable, "-m", "sdxl_lightning_mcp", "--output-dir", str(folder), *flags],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-        )
-
-
-async def say(process: Process, *messages: object) -> None:
-    assert process.stdin is not None
-    for message in messages:
-        await process.stdin.send(json.dumps(message).encode() + b"\n")
 
 
 async def worker_of(process: Process) -> psutil.Process:

@@ -10,8 +10,7 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 from driver import stand_in
 from mcp import Client, MCPError
-from support import PATIENCE, stdio_server
-from test_server import HELLO, INITIALIZED, say, started
+from support import HELLO, INITIALIZED, PATIENCE, say, started, stdio_server
 
 pytestmark = pytest.mark.anyio
 

@@ -15,12 +15,14 @@ class Device:
     """Where one worker draws.
 
     `name` is what a person calls it, as cuda:1; auto leaves it to torch. `accelerator` is the GPU
-    behind the name, where one was found. `sharers` workers have the processor among them.
+    behind the name, where one was found. `sharers` workers have the processor among them, and
+    this is the one with that `number`.
     """
 
     name: str = "auto"
     accelerator: Accelerator | None = None
     sharers: int = 1
+    number: int = 0
 
     @property
     def kind(self) -> str:
@@ -41,7 +43,8 @@ def find_devices(wanted: str, found: Sequence[Accelerator]) -> tuple[Device, ...
     """
     names = wanted.split(",")
     if set(names) == {"cpu"}:
-        return (Device("cpu", sharers=len(names)),) * len(names)
+        count = len(names)
+        return tuple(Device("cpu", sharers=count, number=number) for number in range(count))
     every = {
         f"cuda:{number}" if one.kind == "cuda" else one.kind: one
         for number, one in enumerate(found)

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,8 +18,9 @@ from sdxl_lightning_mcp.hardware import Accelerator, accelerators
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.runners.answers import served_model
+from sdxl_lightning_mcp.runners.shared.places import Facts, Place, meeting_folder, running
 from sdxl_lightning_mcp.selection import on_disk
-from sdxl_lightning_mcp.server import choose_devices, choose_model, open_runner
+from sdxl_lightning_mcp.server import choose_devices, choose_model, open_runner, shared_worker
 from sdxl_lightning_mcp.settings import Settings, visible_gpus
 from sdxl_lightning_mcp.store import Store
 
@@ -28,7 +30,7 @@ LITTLE_DISK = 100e6
 
 async def examine(settings: Settings) -> bool:
     """Prints one line for each thing looked at; returns whether all is well."""
-    here: tuple[Callable[[Settings], Awaitable[str]], ...] = (_device, _memory, _model)
+    here: tuple[Callable[[Settings], Awaitable[str]], ...] = (_device, _memory, _model, _engines)
     checks = (_software, *((_servers,) if settings.connect else here), _folder, _picture)
     well = True
     for check in checks:
@@ -123,6 +125,8 @@ async def _memory(settings: Settings) -> str:
     free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
     try:
         model, devices = choose_model(settings), choose_devices(settings)
+        if model.slug in {facts.model for _, facts in _shared_engines(settings)}:
+            return f"{free}, with the weights in memory already"
     except SdxlLightningError:
         return free
     # On a GPU the device's own memory counts, which the line above it tells.
@@ -148,6 +152,24 @@ async def _folder(settings: Settings) -> str:
     return f"{folder}, {free / 1e9:.1f} GB free{few}{fallback}"
 
 
+async def _engines(settings: Settings) -> str:
+    """Those that servers over stdio share, and how to end one."""
+    found = [
+        f"{facts.model} on {facts.device} for {facts.servers} "
+        f"server{'s' * (facts.servers != 1)} (log {place.log}; to end it: kill {facts.pid})"
+        for place, facts in _shared_engines(settings)
+    ]
+    if not found and (settings.private or sys.platform == "win32"):
+        return "every server over stdio has its own" + ", as asked for" * settings.private
+    return "; ".join(found) or "none runs; the first server over stdio starts one"
+
+
+def _shared_engines(settings: Settings) -> list[tuple[Place, Facts]]:
+    if settings.private or sys.platform == "win32":
+        return []
+    return [*running(meeting_folder())]
+
+
 async def _picture(settings: Settings) -> str:
     """Makes a small picture on each device, in a worker that verifies the weights by hash."""
     try:
@@ -159,7 +181,8 @@ async def _picture(settings: Settings) -> str:
         raise WeightsError("not tried, since weights are to be fetched first.")
     drawn: list[str] = []
     failed: list[str] = []
-    for device in dict.fromkeys(devices):
+    # Two workers on one device are the same to whoever asks what it can do.
+    for device in {one.name: one for one in reversed(devices)}.values():
         name = f"{device.name}: " if len(devices) > 1 else ""
         try:
             drawn.append(name + await _draw(settings, model, device))
@@ -172,7 +195,8 @@ async def _picture(settings: Settings) -> str:
 
 async def _draw(settings: Settings, model: Model, device: Device) -> str:
     started = anyio.current_time()
-    async with open_runner(settings, model, [device]) as runner:
+    start = shared_worker(settings, lasting=False)
+    async with open_runner(settings, model, [device], start=start) as runner:
         request = read_request(
             {"prompt": "a red circle on a blue background", "width": 512, "height": 512, "seed": 0},
             model,

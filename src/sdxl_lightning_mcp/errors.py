@@ -21,6 +21,7 @@ Each face translates this tree once: MCP into a tool error's text, the command l
 on stderr and an exit code, REST into problem+json. A class's `code` is its name for programs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -145,6 +146,13 @@ class RunCanceledError(SdxlLightningError):
 
 def named(code: str, text: str) -> SdxlLightningError:
     """The error that has this code, with this text; the base class where none has it."""
-    kinds = {kind.code: kind for kind in SdxlLightningError.__subclasses__()}
+    kinds = {kind.code: kind for kind in _below(SdxlLightningError)}
     kind = kinds.get(code, SdxlLightningError)
     return SdxlLightningError(text) if kind is InvalidRequestError else kind(text)
+
+
+def _below(kind: type[SdxlLightningError]) -> Iterator[type[SdxlLightningError]]:
+    """All that stand under it in the tree."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)

@@ -37,6 +37,8 @@ class Transfer:
         return self.done / self.total if self.total else 0.0
 
     def __str__(self) -> str:
+        if self.done == 0:
+            return f"{self.doing} {gigabytes(self.total)} of weights"
         # The numbers first: clients cut off what is long.
         amount = f"{gigabytes(self.done)} of {gigabytes(self.total)}"
         return f"{self.doing} {amount}: {self.file.path}"

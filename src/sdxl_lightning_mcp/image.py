@@ -6,10 +6,9 @@ import json
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
@@ -47,24 +46,14 @@ _XMP = (
 class GeneratedImage:
     """A finished picture: its JPEG file's bytes and the parameters that made it.
 
-    `notes` say what was done otherwise than asked. `shown` is a preview, where one was made on the
-    way; `picture` are the pixels, for the process that has them, and does not travel.
+    `notes` say what was done otherwise than asked. `shown` is a preview, where one was made from
+    the pixels, for which the file would have to be decoded later.
     """
 
     jpeg: bytes
     parameters: Parameters
     notes: tuple[str, ...] = ()
     shown: bytes | None = field(default=None, repr=False)
-    picture: Image.Image | None = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "picture": None}
-
-    def with_preview(self, budget: int) -> "GeneratedImage":
-        """The same with a preview of at most `budget` bytes, and without the pixels."""
-        if len(self.jpeg) <= budget or self.picture is None:
-            return replace(self, shown=preview(self.jpeg, budget), picture=None)
-        return replace(self, shown=_fitted(self.picture, budget, len(self.jpeg)), picture=None)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the file, whole or not at all; an existing file of that name is replaced.
@@ -94,12 +83,17 @@ class GeneratedImage:
 
 
 def encode(
-    picture: Image.Image, parameters: Parameters, created: datetime, notes: Sequence[str] = ()
+    picture: Image.Image,
+    parameters: Parameters,
+    created: datetime,
+    notes: Sequence[str] = (),
+    preview_bytes: int | None = None,
 ) -> GeneratedImage:
     """Encodes an RGB picture as JPEG, with its parameters in EXIF and XMP.
 
     EXIF's UserComment has the widespread one-text form; XMP has the parameters as JSON, from
-    which `read_parameters` gets them back exactly, and the IPTC's digital source type.
+    which `read_parameters` gets them back exactly, and the IPTC's digital source type. With a
+    preview of at most `preview_bytes`, where that is given.
     """
     local = created.astimezone()
     date = local.strftime("%Y:%m:%d %H:%M:%S")
@@ -117,7 +111,11 @@ def encode(
     )
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=QUALITY, subsampling=0, exif=exif, xmp=xmp.encode("utf-8"))
-    return GeneratedImage(file.getvalue(), parameters, tuple(notes), picture=picture)
+    jpeg, shown = file.getvalue(), None
+    if preview_bytes is not None:
+        small = len(jpeg) <= preview_bytes
+        shown = jpeg if small else _fitted(picture, preview_bytes, len(jpeg))
+    return GeneratedImage(jpeg, parameters, tuple(notes), shown)
 
 
 def read_parameters(path: str | os.PathLike[str]) -> Parameters:

@@ -24,8 +24,12 @@ def command_line(flags: Mapping[str, object]) -> list[str]:
     script = python.with_name("sdxl-lightning-mcp" + python.suffix)
     command = [str(script)] if script.is_file() else [str(python), "-P", "-m", __package__ or ""]
     for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            command.append(flag)
+            continue
         for one in _several(value):
-            command += [f"--{name.replace('_', '-')}", _absolute(name, str(one))]
+            command += [flag, _absolute(name, str(one))]
     return command
 
 

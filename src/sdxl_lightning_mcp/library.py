@@ -48,7 +48,7 @@ class LoadedModel:
                 for event in self.engine.turn():
                     if isinstance(event, Finished) and event.run_id == run_id:
                         notes = (*notes, *event.image.notes)
-                        return replace(event.image, notes=notes, picture=None)
+                        return replace(event.image, notes=notes)
                     if isinstance(event, Failed) and event.run_id == run_id:
                         raise event.error
         finally:

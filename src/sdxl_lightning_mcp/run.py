@@ -55,6 +55,14 @@ class NotReady:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """The run waits at a device that others use too, and so many runs come before it."""
+
+    run_id: str
+    ahead: int
+
+
+@dataclass(frozen=True)
 class Admitted:
     """The device has begun with this run; `expected` are seconds, where they are many."""
 
@@ -94,7 +102,7 @@ class Canceled:
 
 
 DeviceEvent = Loading | Ready | NotReady | Rested
-RunEvent = Admitted | Stepped | Finished | Failed | Canceled
+RunEvent = Queued | Admitted | Stepped | Finished | Failed | Canceled
 Event = DeviceEvent | RunEvent
 
 
@@ -105,6 +113,16 @@ class Progress:
     done: float
     total: float
     message: str
+
+
+EXACT_PLACES = 100
+
+
+def place(ahead: int) -> str:
+    """Where a run stands; in round numbers far behind, where not every move is worth telling."""
+    if ahead < EXACT_PLACES:
+        return f"queued, {ahead} ahead" if ahead else "queued, next"
+    return f"queued, about {round(ahead, 2 - len(str(ahead)))} ahead"
 
 
 @dataclass(frozen=True)

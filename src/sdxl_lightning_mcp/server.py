@@ -1,5 +1,6 @@
 """Composition: settings -> runner and store -> faces."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, closing
 
@@ -16,9 +17,12 @@ from sdxl_lightning_mcp.run import Run
 from sdxl_lightning_mcp.runners.answers import served_model
 from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.runners.local import LocalRunner
+from sdxl_lightning_mcp.runners.process import Start, WorkerProcess
 from sdxl_lightning_mcp.runners.remote import RemoteRunner
+from sdxl_lightning_mcp.runners.shared.attaching import Sharing
+from sdxl_lightning_mcp.runners.shared.places import meeting_folder
 from sdxl_lightning_mcp.selection import select
-from sdxl_lightning_mcp.settings import Settings, Speed, visible_gpus
+from sdxl_lightning_mcp.settings import Settings, Speed, engine_environment, visible_gpus
 from sdxl_lightning_mcp.store import Store
 
 
@@ -69,12 +73,13 @@ def open_runner(
     devices: Sequence[Device] | None = None,
     record: Record | None = None,
     ended: Callable[[Run], None] | None = None,
+    start: Start = WorkerProcess.start,
 ) -> AbstractAsyncContextManager[Runner]:
     """The runner that the settings ask for, loading in the background once it is entered.
 
     It runs on all devices that the settings name, or on `devices` only; or on other servers, where
-    the settings name those. Its runs are on `record`,
-    where there is one, and `ended` is told each that has ended.
+    the settings name those. Its runs are on `record`, where there is one, and `ended` is told each
+    that has ended. `start` is where workers come from: processes of its own, unless said.
 
     Raises:
         SettingsError: A device is not here.
@@ -100,20 +105,39 @@ def open_runner(
         idle_seconds=settings.idle_minutes * 60 or None,
         log_level=settings.log_level,
         preview_bytes=settings.preview_bytes,
+        start=start,
         record=record,
         ended=ended,
     )
 
 
+def shared_worker(settings: Settings, *, lasting: bool) -> Start:
+    """Where workers come from that this person's servers over stdio share.
+
+    With `lasting` they are started where there are none, and stay for a while; else such are used
+    as run already. With the setting `private` they are processes of this one's own.
+
+    Raises:
+        SettingsError: Others could reach what is shared.
+    """
+    # Windows knows neither the sockets nor the locks.
+    if settings.private or settings.connect or sys.platform == "win32":
+        return WorkerProcess.start
+    linger = settings.engine_idle_minutes * 60
+    sharing = Sharing(meeting_folder(), engine_environment(), linger)
+    return sharing.attach if lasting else sharing.join
+
+
 async def serve_stdio(settings: Settings, model: Model) -> None:
-    """Serves MCP over stdin and stdout until stdin ends; then the worker is gone too."""
+    """Serves MCP over stdin and stdout until stdin ends; then a worker of its own is gone too."""
     from mcp.server.stdio import stdio_server
 
     from sdxl_lightning_mcp.faces import mcp
 
     record = open_record(settings, "stdio")
     # Before stdin is read: a device that is not here is said at once.
-    opening = open_runner(settings, model, record=record)
+    start = shared_worker(settings, lasting=True)
+    opening = open_runner(settings, model, record=record, start=start)
     with closing(record):
         async with stdio_server() as (incoming, outgoing), opening as runner:
             server = mcp.build(

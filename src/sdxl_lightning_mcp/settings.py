@@ -17,9 +17,16 @@ from sdxl_lightning_mcp.ids import REGION
 PREFIX = "SDXL_LIGHTNING_"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
 
+# What torch and its libraries read, and what says where the hub's files are. The one that is left
+# out torch sets itself.
+ENGINE = re.compile(
+    r"(CUDA|NVIDIA|PYTORCH|TORCH[A-Z]*|OMP|MKL|KMP|DNNL|ONEDNN|OPENBLAS)_(?!CACHE_DIR$)"
+    r"|(HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|HF_ENDPOINT|XDG_CACHE_HOME)$"
+)
+
 
 # What is no concern of a server whose runs others carry out.
-ELSEWHERE = ("lora", "vae", "speed", "device", "max_batch", "idle_minutes")
+ELSEWHERE = ("lora", "vae", "speed", "device", "max_batch", "idle_minutes", "engine_idle_minutes")
 
 
 class Speed(StrEnum):
@@ -124,6 +131,20 @@ class Settings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="After so long without a run the weights leave the device; 0 is never.",
+    )
+    private: bool = Field(
+        False,
+        description=(
+            "Keeps an engine to itself; else servers over stdio with the same settings share one."
+        ),
+    )
+    engine_idle_minutes: float = Field(
+        10,
+        ge=0,
+        allow_inf_nan=False,
+        description=(
+            "So long after the last of its servers has ended the shared engine ends; 0 is at once."
+        ),
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much is logged, on stderr."
@@ -334,6 +355,11 @@ def environment(settings: Settings) -> dict[str, str]:
 def visible_gpus() -> str | None:
     """CUDA_VISIBLE_DEVICES, which says to torch which GPUs there are; None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def engine_environment() -> dict[str, str]:
+    """The variables that change what an engine draws, or where, or from which files."""
+    return {name: os.environ[name] for name in sorted(os.environ) if ENGINE.match(name)}
 
 
 def claude_code_folder() -> Path | None:

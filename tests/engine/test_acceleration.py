@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from PIL import Image
+from support import drawn, drawn_together, psnr
 from torch import Tensor
 
 from sdxl_lightning_mcp.catalogue import MINI
@@ -23,26 +23,12 @@ from sdxl_lightning_mcp.engine.acceleration.graphs import (
     Outputs,
 )
 from sdxl_lightning_mcp.engine.holding import Holding
+from sdxl_lightning_mcp.engine.memory import Tier
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.tuning import FLOAT32_CPU, Tuning, tune
 from sdxl_lightning_mcp.engine.weights import build_networks, fill_networks
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.settings import Speed
-
-
-def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Peak signal to noise in dB, 100 where they are equal."""
-    a, b = (np.asarray(picture, dtype=np.float64) for picture in (one, other))
-    error = float(((a - b) ** 2).mean())
-    return 100.0 if error == 0 else 10 * np.log10(255**2 / error)
-
-
-def drawn(sdxl: Sdxl, *wishes: Parameters) -> list[Image.Image]:
-    """Pictures whose steps are shared calls."""
-    samples = [sdxl.prepare(str(index), wish) for index, wish in enumerate(wishes)]
-    while open_ones := [sample for sample in samples if not sample.denoised]:
-        sdxl.denoise(open_ones)
-    return [sdxl.decode(sample) for sample in samples]
 
 
 class RecordedOnCpu:
@@ -90,7 +76,7 @@ def test_recorded_calls_give_the_picture_that_plain_ones_give(
     sdxl = opened(capture=capture)
     for seed in (1, 2, 3, 4):
         wish = parameters.model_copy(update={"seed": seed})
-        assert psnr(*drawn(sdxl, wish), *drawn(mini, wish)) == 100
+        assert psnr(drawn(sdxl, wish), drawn(mini, wish)) == 100
     # The UNet's third call of its kind is recorded, and the decoder's.
     assert len(capture.recorded) == 2
     assert capture.replays == (4 * 4 - 2) + (4 - 2)
@@ -101,8 +87,8 @@ def test_batches_are_padded_so_that_few_sizes_are_recorded(
 ) -> None:
     sdxl = opened(capture=capture)
     wishes = [parameters.model_copy(update={"seed": seed}) for seed in range(3)]
-    alone = [picture for wish in wishes for picture in drawn(mini, wish)]
-    for picture, expected in zip(drawn(sdxl, *wishes), alone, strict=True):
+    alone = [drawn(mini, wish) for wish in wishes]
+    for picture, expected in zip(drawn_together(sdxl, *wishes), alone, strict=True):
         assert psnr(picture, expected) > 60
     assert capture.recorded[0] == 4
 
@@ -114,7 +100,7 @@ def test_recordings_are_forgotten_when_the_weights_move(
     before = drawn(sdxl, parameters)
     recorded = len(capture.recorded)
     sdxl.held.rest()
-    assert psnr(*before, *drawn(sdxl, parameters)) == 100
+    assert psnr(before, drawn(sdxl, parameters)) == 100
     assert len(capture.recorded) == recorded + 1
 
 
@@ -145,7 +131,7 @@ def test_linear_layers_in_8_bits_keep_the_picture(mini: Sdxl, parameters: Parame
     # mini's layers are narrow; the limit spares them where it is about speed.
     assert round_linears(sdxl.held.networks.unet) == 0
     assert round_linears(sdxl.held.networks.unet, least=16) > 10
-    assert psnr(*drawn(sdxl, parameters), *drawn(mini, parameters)) > 25
+    assert psnr(drawn(sdxl, parameters), drawn(mini, parameters)) > 25
 
 
 def test_a_row_of_zeros_in_8_bits_is_a_row_of_zeros() -> None:
@@ -161,16 +147,27 @@ def test_normal_pictures_of_a_shared_call_are_near_those_made_alone(
 ) -> None:
     half = Sdxl.open(MINI.checkpoint, tune("cpu"))
     wishes = [parameters.model_copy(update={"seed": seed}) for seed in range(4)]
-    for picture, wish in zip(drawn(half, *wishes), wishes, strict=True):
-        assert psnr(picture, *drawn(half, wish)) > 40
-        assert psnr(picture, *drawn(mini, wish)) > 30
+    for picture, wish in zip(drawn_together(half, *wishes), wishes, strict=True):
+        assert psnr(picture, drawn(half, wish)) > 40
+        assert psnr(picture, drawn(mini, wish)) > 30
 
 
 def test_exact_pictures_are_the_same_bit_for_bit(parameters: Parameters) -> None:
     one, other = (
-        drawn(Sdxl.open(MINI.checkpoint, tune("cpu", Speed.EXACT)), parameters)[0] for _ in range(2)
+        drawn(Sdxl.open(MINI.checkpoint, tune("cpu", Speed.EXACT)), parameters) for _ in range(2)
     )
     assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_where_nothing_makes_it_faster_the_device_says_so() -> None:
+    apple = Tuning(torch.device("mps"), torch.float16, torch.channels_last)
+    assert str(apple).endswith("all on the device")
+    assert str(replace(apple, speed=Speed.FAST)).endswith("fast (as normal here)")
+    assert str(replace(apple, speed=Speed.DRAFT)).endswith("draft (faster by its VAE only)")
+    rounded = replace(apple, speed=Speed.FAST, float8=True)
+    assert str(rounded.at(Tier.PARKED)).endswith("fast (8-bit linear layers)")
+    assert str(rounded.at(Tier.STREAMED)).endswith("fast (as normal here)")
+    assert str(tune("cpu", Speed.FAST)).endswith("fast (compiling in the background)")
 
 
 @pytest.mark.slow
@@ -178,18 +175,17 @@ def test_compiled_calls_come_in_the_background_and_are_there_at_once_the_next_ti
     parameters: Parameters, tmp_path: Path
 ) -> None:
     tuning = tune("cpu", Speed.FAST)
-    plain = drawn(opened(replace(tuning, compiled=())), parameters)[0]
+    plain = drawn(opened(replace(tuning, compiled=())), parameters)
     sdxl = opened(tuning, Artefacts(tmp_path))
     # The UNet, then the decoder, whose fourth call comes with the fourth picture.
     for _ in tuning.compiled:
         while not (compilers := psutil.Process().children()):
-            assert psnr(*drawn(sdxl, parameters), plain) > 40
+            assert psnr(drawn(sdxl, parameters), plain) > 40
         compilers[0].wait()
-    assert psnr(*drawn(sdxl, parameters), plain) > 40
+    assert psnr(drawn(sdxl, parameters), plain) > 40
     assert sdxl.held.way[1] == 2
     made = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     again = opened(tuning, Artefacts(tmp_path))
-    for _ in range(5):
-        assert psnr(*drawn(again, parameters), plain) > 40
+    assert psnr(drawn(again, parameters), plain) > 40
     assert again.held.way[1] == 2
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == made

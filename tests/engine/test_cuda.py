@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from repositories import small_model
+from support import drawn, psnr
 
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.engine.acceleration.artefacts import Artefacts
@@ -19,13 +20,6 @@ from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.settings import Speed
 
 pytestmark = pytest.mark.gpu
-
-
-def drawn(sdxl: Sdxl, parameters: Parameters) -> np.ndarray:
-    sample = sdxl.prepare("a", parameters)
-    while not sample.denoised:
-        sdxl.denoise([sample])
-    return np.asarray(sdxl.decode(sample), dtype=np.float64)
 
 
 @pytest.mark.parametrize("tier", Tier)
@@ -56,11 +50,6 @@ def test_every_tier_draws_the_same_picture_on_a_gpu_also_after_a_rest_and_anothe
     assert np.array_equal(drawn(ours, wish), first)
     drawn(ours, wish.model_copy(update={"checkpoint": eight.name}))
     assert np.array_equal(drawn(ours, wish), first)
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal to noise in dB."""
-    return float(10 * np.log10(255**2 / max(1e-9, np.mean((one - other) ** 2))))
 
 
 def test_a_gpu_draws_the_cpus_picture_up_to_rounding(mini: Sdxl, parameters: Parameters) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from repositories import small_model
-from support import PATIENCE
+from support import PATIENCE, drawn
 
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.engine.engine import Engine
@@ -71,13 +71,6 @@ def wish() -> Parameters:
     )
 
 
-def drawn(sdxl: Sdxl, wish: Parameters) -> np.ndarray:
-    sample = sdxl.prepare("a", wish)
-    while not sample.denoised:
-        sdxl.denoise([sample])
-    return np.asarray(sdxl.decode(sample))
-
-
 @pytest.mark.parametrize("tier", [Tier.PARKED, Tier.STREAMED])
 def test_less_on_the_device_draws_the_same_picture(
     repositories: Path, wish: Parameters, tier: Tier
@@ -93,7 +86,7 @@ def test_tiles_change_a_large_picture_little(mini: Sdxl, parameters: Parameters)
     large = parameters.model_copy(update={"width": 1024, "height": 1024})
     whole = drawn(mini, large)
     low = Sdxl.open(MINI.checkpoint, replace(FLOAT32_CPU, tier=Tier.STREAMED))
-    difference = np.abs(drawn(low, large).astype(int) - whole)
+    difference = np.abs(np.asarray(drawn(low, large), dtype=int) - whole)
     assert difference.max() > 0
     assert difference.mean() < 2
 

@@ -15,6 +15,11 @@ class Waiting:
     arrival: int
     size: str
     steps: int = 4
+    round: int = 0
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        return self.round, self.arrival
 
 
 def played(
@@ -65,6 +70,13 @@ def test_an_odd_size_is_not_starved_by_a_stream_of_others() -> None:
     calls = numbers(played(arrivals, BatchSizes(2), lambda _: 1.0))
     # Only what came before it is ahead of it: four steps.
     assert [call for call, chosen in enumerate(calls) if 1 in chosen] == [4, 5, 6, 7]
+
+
+def test_a_lower_round_comes_before_who_was_here_first() -> None:
+    series = [Waiting(number, "a", 2, round=number) for number in range(3)]
+    other = Waiting(3, "a", 2, round=0)
+    calls = numbers(played({0: series, 1: [other]}, BatchSizes(1), lambda _: 1.0))
+    assert calls == [[0], [0], [3], [3], [1], [1], [2], [2]]
 
 
 def test_each_size_has_its_turn_in_the_order_of_arrival() -> None:

@@ -1,13 +1,12 @@
 """What cannot be done, over MCP: said in one reading, with the cure, before any work is begun."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from mcp import Client, MCPError
-from support import PATIENCE, mini_runner
+from support import PATIENCE
 
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.database import Database
@@ -79,26 +78,6 @@ REFUSED_IDS: list[tuple[dict[str, Any], str]] = [
     ({"id": UNKNOWN, "ids": []}, "ids: got an unknown field; allowed: id; nearest: id"),
     ({"run": UNKNOWN}, "run: got an unknown field; allowed: id"),
 ]
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    folder = tmp_path_factory.mktemp("record")
-    return Record(Database(folder / "data"), Store(folder / "pictures"), "stdio")
-
-
-@pytest.fixture(scope="module")
-async def runner(
-    record: Record, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[LocalRunner]:
-    async with mini_runner(tmp_path_factory.mktemp("pictures"), record=record) as opened:
-        yield opened
-    record.close()
 
 
 @ERAS

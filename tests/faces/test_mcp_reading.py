@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ from mcp.client.extension import advertise
 from mcp.server.lowlevel import Server
 from mcp_types import PromptReference, Request, ResourceTemplateReference
 from pydantic import TypeAdapter
-from support import PATIENCE, ROOT, mini_runner
+from support import PATIENCE, ROOT
 
 from sdxl_lightning_mcp.catalogue import MINI
-from sdxl_lightning_mcp.database import Database
 from sdxl_lightning_mcp.faces import mcp as face
 from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.request import request_schema
 from sdxl_lightning_mcp.runners.local import LocalRunner
-from sdxl_lightning_mcp.store import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -35,27 +32,6 @@ PROMPTS = ROOT / "skills" / "sdxl-lightning" / "references" / "prompts.md"
 PROMPTS_URI = "skill://sdxl-lightning/references/prompts.md"
 RUNS = "sdxl-lightning://runs"
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
-    folder = tmp_path_factory.mktemp("record")
-    record = Record(Database(folder / "data"), Store(folder / "pictures"), "stdio")
-    yield record
-    record.close()
-
-
-@pytest.fixture(scope="module")
-async def runner(
-    record: Record, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[LocalRunner]:
-    async with mini_runner(tmp_path_factory.mktemp("pictures"), record=record) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

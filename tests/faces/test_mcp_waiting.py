@@ -1,6 +1,5 @@
 """Pictures that outlive the call that asked for them, and those of earlier runs."""
 
-from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,28 +23,6 @@ ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"])
 SMALL = {"prompt": "the sea", "width": 512, "height": 512, "seed": 7}
 LARGE = {"prompt": "the sea", "width": 1536, "height": 1024, "steps": 12}
 FACTS = "sdxl-lightning-mcp/run"
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
-    folder = tmp_path_factory.mktemp("record")
-    record = Record(Database(folder / "data"), Store(folder / "pictures"), "stdio")
-    yield record
-    record.close()
-
-
-@pytest.fixture(scope="module")
-async def runner(
-    record: Record, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[LocalRunner]:
-    """One worker for all tests of this file."""
-    async with mini_runner(tmp_path_factory.mktemp("pictures"), record=record) as opened:
-        yield opened
 
 
 @ERAS

@@ -40,7 +40,7 @@ async def test_a_run_tells_how_it_goes_and_ends_in_a_file(
             assert run.status is Status.QUEUED
             messages = [progress.message async for progress in run.updates()]
             path = await run.finished()
-    assert messages[0] == "starting"
+    assert messages[0] == "getting ready to draw"
     assert messages[-2:] == ["step 4 of 4, encoding", "succeeded"]
     assert run.status is Status.SUCCEEDED
     assert run.notes == ["a note"]
@@ -247,6 +247,8 @@ async def test_weights_leave_after_an_idle_time_and_the_next_run_brings_them_bac
             path = await first.finished()
             while not runner.status().state.startswith("resting"):
                 await anyio.lowlevel.checkpoint()
+            # No run waits for it: it is ready all the same.
+            assert runner.status().devices[0].ready
             again = await runner.submit(parameters)
             assert first.image is not None
             with Image.open(await again.finished()) as after, Image.open(path) as before:

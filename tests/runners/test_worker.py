@@ -3,11 +3,12 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import pytest
-from support import PATIENCE
+from support import PATIENCE, workers
 
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.devices import Device
@@ -65,3 +66,24 @@ async def test_a_pipe_that_ends_in_the_middle_of_a_word_ends_the_worker(rest: by
             await process.stdin.send(rest)
             await process.stdin.aclose()
             await process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts page faults in Linux's way")
+async def test_a_worker_on_a_cpu_keeps_the_memory_of_a_picture_for_the_next(
+    parameters: Parameters,
+) -> None:
+    def page_faults() -> int:
+        (process,) = workers()
+        # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: minflt
+        return int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+    large = parameters.model_copy(update={"width": 1024, "height": 1024, "steps": 1})
+    faults: list[int] = []
+    with anyio.fail_after(PATIENCE):
+        async with worker() as told:
+            events = told.events()
+            for name in "abc":
+                await told.send(Submit(name, large))
+                await next_of(events, Finished)
+                faults.append(page_faults())
+    assert faults[2] - faults[1] < 20_000, faults

@@ -7,7 +7,7 @@ import anyio.to_thread
 
 from sdxl_lightning_mcp.bench.asking import Draw
 from sdxl_lightning_mcp.bench.plan import Plan
-from sdxl_lightning_mcp.bench.ways import release
+from sdxl_lightning_mcp.bench.ways import prepare_memory
 from sdxl_lightning_mcp.checkpoint import Model
 
 
@@ -31,7 +31,7 @@ def open_pipeline(model: Model, device: str, dtype: str) -> Any:
     from sdxl_lightning_mcp.engine.tuning import Tuning, tune
     from sdxl_lightning_mcp.engine.weights import build_networks, fill_networks
 
-    release(device)
+    prepare_memory(device)
     checkpoint = model.checkpoint
     networks: Any = build_networks(checkpoint)
     plain = Tuning(tune(device).device, getattr(torch, dtype), torch.contiguous_format)

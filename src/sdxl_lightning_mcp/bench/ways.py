@@ -27,7 +27,8 @@ async def stdio_client(settings: Settings) -> AsyncGenerator[Client]:
         command=sys.executable,
         args=["-P", "-m", "sdxl_lightning_mcp"],
         # Measured is how long a picture takes, however long that is.
-        env=environment(settings.model_copy(update={"wait_seconds": 86_400})),
+        # An engine of its own, whose memory and start are measured with it.
+        env=environment(settings.model_copy(update={"wait_seconds": 86_400, "private": True})),
     )
     async with Client(server, mode="legacy") as client:
         yield client
@@ -56,7 +57,7 @@ def by_tool(client: Client, plan: Plan) -> Draw:
 
 def open_engine(settings: Settings) -> LoadedModel:
     """The engine in this process; what was let go before is gone first."""
-    release(settings.device)
+    prepare_memory(settings.device)
     return load(
         settings.model,
         loras=settings.lora,
@@ -66,12 +67,16 @@ def open_engine(settings: Settings) -> LoadedModel:
     )
 
 
-def release(device: str) -> None:
-    """Frees what nobody holds any more: two copies of a large model do not fit everywhere."""
-    from sdxl_lightning_mcp.engine.memory import release_memory
+def prepare_memory(device: str) -> None:
+    """Frees what nobody holds any more, and keeps what comes as a worker does.
+
+    Two copies of a large model do not fit everywhere; and all that is compared has equal memory.
+    """
+    from sdxl_lightning_mcp.engine.memory import keep_memory, release_memory
     from sdxl_lightning_mcp.engine.tuning import tune
 
     release_memory(tune(device).device)
+    keep_memory(tune(device).device)
 
 
 def by_engine(loaded: LoadedModel, plan: Plan) -> Draw:

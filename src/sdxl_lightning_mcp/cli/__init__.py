@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sdxl_lightning_mcp.cli.parser import build_parser
+from sdxl_lightning_mcp.cli.terminal import DONE, FAILED, INTERRUPTED, MISUSED
 from sdxl_lightning_mcp.errors import (
     InvalidRequestError,
     SdxlLightningError,
     SettingsError,
     UnknownModelError,
 )
-
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("sdxl-lightning-mcp: stopped; what was fetched is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    sys.exit(0)
+    sys.exit(DONE)
 
 
 def _complain(error: SdxlLightningError) -> None:

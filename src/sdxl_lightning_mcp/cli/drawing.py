@@ -35,13 +35,15 @@ async def _make_picture(settings: Settings, model: Model, request: GenerationReq
     """Makes one picture, and tells on stderr what is to be noted and how far it is."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-    from sdxl_lightning_mcp.server import choose_devices, open_runner
+    from sdxl_lightning_mcp.server import choose_devices, open_runner, shared_worker
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # One picture is drawn on one device; the others need not load for it.
     devices = None if settings.connect else choose_devices(settings)[:1]
     with bar(*columns) as show:
-        async with open_runner(settings, model, devices) as runner:
+        # What runs already draws at once; what does not is not left behind for one picture.
+        start = shared_worker(settings, lasting=False)
+        async with open_runner(settings, model, devices, start=start) as runner:
             parameters, notes = resolve(request, on_disk(model))
             run = await runner.submit(parameters, notes)
             # Gigabytes and their licence are spoken of before they come, not after.

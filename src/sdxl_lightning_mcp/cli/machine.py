@@ -5,23 +5,23 @@ import sys
 
 import anyio
 
-from sdxl_lightning_mcp.cli.terminal import FLAGS, quiet_settings
+from sdxl_lightning_mcp.cli.terminal import FAILED, SHARING_FLAGS, quiet_settings
 from sdxl_lightning_mcp.errors import SettingsError
 
 
 def doctor(parsed: argparse.Namespace) -> None:
-    """Examines this machine; exit code 1 where something is missing."""
+    """Examines this machine; it failed where something is missing."""
     from sdxl_lightning_mcp.doctor import examine
 
     if not anyio.run(examine, quiet_settings(parsed)):
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 def install(parsed: argparse.Namespace) -> None:
     """Enters the server into a client's settings, or prints what to enter."""
     from sdxl_lightning_mcp.install import install
 
-    flags = {name: value for name, value in vars(parsed).items() if name in FLAGS}
+    flags = {name: value for name, value in vars(parsed).items() if name in SHARING_FLAGS}
     print(install(parsed.client, flags, only_print=parsed.print))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdxl_lightning_mcp import clients
 from sdxl_lightning_mcp.cli import drawing, machine, serving, weights
-from sdxl_lightning_mcp.cli.terminal import FLAGS, SERVE_FLAGS
+from sdxl_lightning_mcp.cli.terminal import FLAGS, SERVE_FLAGS, SHARING_FLAGS
 from sdxl_lightning_mcp.request import GenerationRequest
 from sdxl_lightning_mcp.settings import Settings
 
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("sdxl-lightning-mcp"))
     parser.set_defaults(command=serving.serve_stdio)
-    _add_settings(parser)
+    _add_settings(parser, SHARING_FLAGS)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     generate = commands.add_parser(
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         # Values stay text here: the request reads and checks them as it does for every face.
         generate.add_argument(flag, help=field.description)
     generate.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_settings(generate)
+    _add_settings(generate, SHARING_FLAGS)
     generate.set_defaults(command=drawing.generate)
 
     pull = commands.add_parser(
@@ -64,11 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"one of {', '.join(clients.NAMES)}",
     )
     install.add_argument("--print", action="store_true", help="only show what would be entered")
-    _add_settings(install)
+    _add_settings(install, SHARING_FLAGS)
     install.set_defaults(command=machine.install)
 
     doctor = commands.add_parser("doctor", help="say what is there, what is missing, the cure")
-    _add_settings(doctor)
+    _add_settings(doctor, SHARING_FLAGS)
     doctor.set_defaults(command=machine.doctor)
 
     serve = commands.add_parser(
@@ -117,7 +117,14 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str] = FLAGS)
     for name in names:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            action="append" if name == "lora" else "store",
+            action=_action(name),
             default=argparse.SUPPRESS,
             help=Settings.model_fields[name].description,
         )
+
+
+def _action(name: str) -> str:
+    """What argparse does with a setting's flag: lists come word by word, switches without one."""
+    if Settings.model_fields[name].annotation is bool:
+        return "store_true"
+    return "append" if name == "lora" else "store"

@@ -1,4 +1,4 @@
-"""What commands share: settings from flags, the log, a bar that shows how far it is."""
+"""What commands share: exit codes, settings from flags, the log, a bar that shows how far it is."""
 
 import argparse
 import logging
@@ -13,8 +13,11 @@ from sdxl_lightning_mcp.settings import Settings
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 LINE_SECONDS = 10
 FLAGS = ("model", "lora", "vae", "speed", "device", "connect", "output_dir", "data_dir")
+# Of commands that may draw with an engine that servers over stdio share.
+SHARING_FLAGS = (*FLAGS, "private")
 SERVE_FLAGS = (
     "host",
     "port",
@@ -29,7 +32,7 @@ SERVE_FLAGS = (
 def read_settings(parsed: argparse.Namespace) -> Settings:
     """The settings that flags and environment say. Raises SettingsError."""
     given = vars(parsed)
-    return Settings.load(**{name: given.get(name) for name in (*FLAGS, *SERVE_FLAGS)})
+    return Settings.load(**{name: given.get(name) for name in (*SHARING_FLAGS, *SERVE_FLAGS)})
 
 
 def quiet_settings(parsed: argparse.Namespace) -> Settings:

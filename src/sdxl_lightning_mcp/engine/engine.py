@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class _Entry:
     """A run that is with the engine; `sample` is there once it is begun."""
 
-    arrival: int
+    turn: tuple[int, int]
     run_id: str
     parameters: Parameters
     sample: Sample | None = None
@@ -46,15 +46,20 @@ class Engine:
     `max_batch` samples at most share a UNet call, as many as the device's tuning says unless told,
     and no more than are worth it. With 1, every picture is computed alone; with more, a picture
     equals the one made alone up to rounding. An `estimator` tells beforehand how long a run will
-    take.
+    take. Pictures come with a preview of at most `preview_bytes`; without one, where that is None.
     """
 
     def __init__(
-        self, sdxl: Sdxl, max_batch: int | None = None, estimator: Estimator | None = None
+        self,
+        sdxl: Sdxl,
+        max_batch: int | None = None,
+        estimator: Estimator | None = None,
+        preview_bytes: int | None = None,
     ) -> None:
         self.sdxl = sdxl
         self.max_batch = max_batch or sdxl.tuning.together
         self.estimator = estimator
+        self.preview_bytes = preview_bytes
         self._sizes = BatchSizes(self.max_batch)
         self._way = sdxl.held.way
         self._runs: list[_Entry] = []
@@ -66,9 +71,9 @@ class Engine:
         """Whether there is nothing to do."""
         return not self._runs
 
-    def submit(self, run_id: str, parameters: Parameters) -> None:
-        """Takes a run in; it is begun between two steps."""
-        self._runs.append(_Entry(next(self._arrivals), run_id, parameters))
+    def submit(self, run_id: str, parameters: Parameters, round: int = 0) -> None:
+        """Takes a run in; it is begun between two steps, after those of lower rounds."""
+        self._runs.append(_Entry((round, next(self._arrivals)), run_id, parameters))
 
     def cancel(self, run_id: str) -> Iterator[RunEvent]:
         """Lets go of a run between two steps; says so if it was here."""
@@ -150,7 +155,7 @@ class Engine:
                 created = datetime.now(UTC)
                 # A thread: the processor encodes while the device goes on.
                 entry.encoding = self._encoder.submit(
-                    encode, picture, sample.parameters, created, sample.notes
+                    encode, picture, sample.parameters, created, sample.notes, self.preview_bytes
                 )
                 entry.sample = None
                 continue

@@ -21,8 +21,11 @@ MARGIN = 500e6
 # decoder at 1024x1024 holds 1.5 GiB in half precision.
 DECODER_PEAK = 6
 NATIVE_PIXELS = 1024 * 1024
-# glibc keeps what a worker told it to keep; other systems give back by themselves.
 _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
+# Parameters of mallopt(3) and the largest value it takes; before 2.35, glibc took no threshold for
+# mapped blocks above 32 MiB.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_MOST, _MOST_ONCE = 2**31 - 1, 32 * 2**20
 TILE = 512
 
 
@@ -121,6 +124,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
+
+
+def keep_memory(device: torch.device) -> None:
+    """Lets this process keep the large blocks that a network on a CPU frees, for its next ones.
+
+    glibc hands them back to the system and gets them anew, page by page, at each layer. For
+    processes of our own, since it changes all of a process; `release_memory` still gives back.
+    Other C libraries are left as they are.
+    """
+    if device.type != "cpu" or not hasattr(_C_LIBRARY, "mallopt"):
+        return
+    if not _C_LIBRARY.mallopt(_MMAP_THRESHOLD, _MOST):
+        _C_LIBRARY.mallopt(_MMAP_THRESHOLD, _MOST_ONCE)
+    _C_LIBRARY.mallopt(_TRIM_THRESHOLD, _MOST)
 
 
 def release_memory(device: torch.device) -> None:

@@ -14,8 +14,8 @@ class Standing(Protocol):
     """A run that waits for its next step. Those with an equal `size` may share a call."""
 
     @property
-    def arrival(self) -> int:
-        """Its number in the order of arrival."""
+    def turn(self) -> tuple[int, int]:
+        """The round it belongs to, and its number in the order of arrival."""
         ...
 
     @property
@@ -31,12 +31,13 @@ def next_call(runs: Sequence[StandingT], sizes: "BatchSizes") -> list[StandingT]
     """The runs of the next call: the oldest leads, those that can share it ride along.
 
     Nobody waits for a batch to fill, and who has another size waits at most until all who came
-    before are done. A newcomer of the leader's size joins between two of its steps.
+    before are done. A newcomer of the leader's size joins between two of its steps. The oldest is
+    the one that came first, of those in the lowest round.
     """
     if not runs:
         return []
-    leader = min(runs, key=lambda run: run.arrival)
-    riders = sorted((run for run in runs if run.size == leader.size), key=lambda run: run.arrival)
+    leader = min(runs, key=lambda run: run.turn)
+    riders = sorted((run for run in runs if run.size == leader.size), key=lambda run: run.turn)
     return riders[: sizes.cap(leader.size)]
 
 

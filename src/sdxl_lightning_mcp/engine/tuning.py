@@ -23,6 +23,8 @@ ATTENTION = [
     SDPBackend.MATH,
 ]
 TOGETHER_ON_CUDA = 8
+# At these speeds more is rounded, where the device gains by that.
+FREE = (Speed.FAST, Speed.DRAFT)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Tuning:
 
     `together` is how many samples may share a UNet call. `compiled` are the parts that are compiled
     in the background, `graphs` is whether calls are replayed as CUDA graphs, `float8` whether the
-    UNet's large linear layers are rounded to 8 bits.
+    UNet's large linear layers are rounded to 8 bits, `float16_sums` whether products of 16 bits are
+    added up in as many.
     """
 
     device: torch.device
@@ -43,6 +46,7 @@ class Tuning:
     compiled: tuple[str, ...] = ()
     graphs: bool = False
     float8: bool = False
+    float16_sums: bool = False
 
     def __str__(self) -> str:
         name = (
@@ -54,9 +58,20 @@ class Tuning:
         where = "" if self.device.type == "cpu" else f", {self.tier}"
         faster = ["compiling in the background"] * bool(self.compiled)
         faster += ["CUDA graphs"] * self.graphs + ["8-bit linear layers"] * self.float8
+        faster += ["16-bit sums"] * self.float16_sums
+        if self.speed in FREE and not self._gains:
+            faster.append(
+                "as normal here" if self.speed is Speed.FAST else "faster by its VAE only"
+            )
         speed = "" if self.speed is Speed.NORMAL else f", {self.speed}"
         used = f" ({', '.join(faster)})" if faster else ""
         return f"{name}, {data_type}, torch {torch.__version__}{where}{speed}{used}"
+
+    @property
+    def _gains(self) -> bool:
+        """Whether anything is done here that only `fast` does."""
+        only_fast = bool(self.compiled) and self.device.type == "cpu"
+        return only_fast or self.float8 or self.float16_sums
 
     def at(self, tier: Tier) -> "Tuning":
         """With less on the device: what makes it faster takes memory, too."""
@@ -101,7 +116,7 @@ def tune(wanted: str = "auto", speed: Speed = Speed.NORMAL) -> Tuning:
         dtype = torch.bfloat16 if fast else torch.float32
     else:
         dtype = torch.float16
-    device, free = torch.device(name), speed in (Speed.FAST, Speed.DRAFT)
+    device, free = torch.device(name), speed in FREE
     tuning = Tuning(device, dtype, torch.channels_last, speed=speed)
     if speed is Speed.EXACT:
         _repeat_bit_for_bit()
@@ -116,6 +131,7 @@ def tune(wanted: str = "auto", speed: Speed = Speed.NORMAL) -> Tuning:
             compiled=("unet", "decoder"),
             graphs=True,
             float8=free and torch.cuda.get_device_capability(device) >= FLOAT8_SINCE,
+            float16_sums=halves,
         )
     if device.type == "cpu" and free:
         return replace(tuning, compiled=("unet", "decoder"))

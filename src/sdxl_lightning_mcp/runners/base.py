@@ -12,11 +12,13 @@ from sdxl_lightning_mcp.run import Run
 class DeviceStatus:
     """What one device is doing: `state` in a few words, and how many runs are with it.
 
-    `description` names the device, its data type and its software, once it is ready.
+    It is `ready` where it takes runs, also while it rests. `description` names the device, its data
+    type and its software, once it was ready.
     """
 
     name: str
     state: str
+    ready: bool
     description: str | None
     running: int
 

@@ -12,17 +12,16 @@ from sdxl_lightning_mcp.devices import Device
 from sdxl_lightning_mcp.errors import WeightsError
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
 from sdxl_lightning_mcp.record import Record
-from sdxl_lightning_mcp.run import Canceled, Failed, Finished, Run, Status
+from sdxl_lightning_mcp.run import Canceled, Failed, Finished, Run, Status, place
 from sdxl_lightning_mcp.runners.base import RunnerStatus
 from sdxl_lightning_mcp.runners.keeping import KeepingRunner
+from sdxl_lightning_mcp.runners.process import Start, WorkerProcess
 from sdxl_lightning_mcp.runners.supervisor import Supervisor
 from sdxl_lightning_mcp.runners.wire import Assignment
 from sdxl_lightning_mcp.settings import Speed
 from sdxl_lightning_mcp.store import Store
 
 log = logging.getLogger(__name__)
-
-EXACT_PLACES = 100
 
 
 class LocalRunner(KeepingRunner):
@@ -36,6 +35,7 @@ class LocalRunner(KeepingRunner):
         assignments: Sequence[Assignment],
         store: Store,
         max_queue: int,
+        start: Start,
         record: Record | None = None,
         ended: Callable[[Run], None] | None = None,
     ) -> None:
@@ -47,6 +47,7 @@ class LocalRunner(KeepingRunner):
         self._devices = [
             Supervisor(
                 assignment,
+                start,
                 changed=self._device_changed,
                 left=self._run_left,
                 returned=self._runs_returned,
@@ -68,10 +69,14 @@ class LocalRunner(KeepingRunner):
         idle_seconds: float | None = None,
         log_level: str = "info",
         preview_bytes: int | None = None,
+        start: Start = WorkerProcess.start,
         record: Record | None = None,
         ended: Callable[[Run], None] | None = None,
     ) -> AsyncGenerator["LocalRunner"]:
-        """Starts loading in the background and yields the runner; ends the workers on leaving."""
+        """Starts loading in the background and yields the runner; ends the workers on leaving.
+
+        `start` gets a worker for an assignment; unless said, a process of this runner's own.
+        """
         assignments = [
             Assignment(
                 model=model,
@@ -84,7 +89,7 @@ class LocalRunner(KeepingRunner):
             )
             for device in devices
         ]
-        runner = cls(assignments, store, max_queue, record, ended)
+        runner = cls(assignments, store, max_queue, start, record, ended)
         # Before anyone can submit: the first run says what is fetched for it.
         await runner._look_for_weights(model)
         async with runner._living():
@@ -214,17 +219,10 @@ class LocalRunner(KeepingRunner):
 
     def _number(self, runs: Iterable[tuple[int, Run]]) -> None:
         device = self._furthest
-        running = sum(len(one.running) for one in self._devices)
+        ahead = sum(one.line for one in self._devices)
         for position, run in runs:
             run.position = position
-            message = _place(position - 1 + running) if device.capacity else device.state
+            message = place(position - 1 + ahead) if device.capacity else device.state
             if (run.message, run.loaded) != (message, device.loaded):
                 run.message, run.loaded = message, device.loaded
                 run.changed()
-
-
-def _place(ahead: int) -> str:
-    """Where a run stands; in round numbers far behind, where not every move is worth telling."""
-    if ahead < EXACT_PLACES:
-        return f"queued, {ahead} ahead" if ahead else "queued, next"
-    return f"queued, about {round(ahead, 2 - len(str(ahead)))} ahead"

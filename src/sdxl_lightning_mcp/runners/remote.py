@@ -108,7 +108,13 @@ class RemoteRunner(KeepingRunner):
         """What the runner is doing, and each of its servers."""
         waiting, running, _ = self._load()
         devices = tuple(
-            DeviceStatus(one.url, one.answer, f"remote, {one.url}", len(one.runs))
+            DeviceStatus(
+                one.url,
+                one.answer,
+                one.state is State.READY,
+                f"remote, {one.url}",
+                len(one.runs),
+            )
             for one in self._upstreams
         )
         first = devices[self._upstreams.index(min(self._upstreams, key=_distance))]

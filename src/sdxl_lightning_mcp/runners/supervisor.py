@@ -15,15 +15,17 @@ from sdxl_lightning_mcp.run import (
     Finished,
     Loading,
     NotReady,
+    Queued,
     Ready,
     Rested,
     Run,
     RunEvent,
     Status,
     Stepped,
+    place,
 )
 from sdxl_lightning_mcp.runners.base import DeviceStatus
-from sdxl_lightning_mcp.runners.process import WorkerProcess
+from sdxl_lightning_mcp.runners.process import Start, Worker
 from sdxl_lightning_mcp.runners.wire import Assignment, Cancel, Submit
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 # A run whose worker died under it twice is taken to be what kills workers; a device whose worker
 # died twice before it began a run, to be one that cannot be made ready.
 MAX_ATTEMPTS = 2
+STARTING = "getting ready to draw"
 # What takes longer is announced.
 LONG_SECONDS = 60
 
@@ -46,12 +49,13 @@ class Supervisor:
     def __init__(
         self,
         assignment: Assignment,
+        start: Start,
         *,
         changed: Callable[["Supervisor"], Awaitable[None]],
         left: Callable[[Run, Finished | Failed | Canceled], Awaitable[None]],
         returned: Callable[[list[Run]], None],
     ) -> None:
-        self.state = "starting"
+        self.state = STARTING
         self.description: str | None = None
         # The share of the weights that is here, while they are fetched.
         self.loaded = 0.0
@@ -59,9 +63,11 @@ class Supervisor:
         self.capacity = 0
         self.running: dict[str, Run] = {}
         self.refusal: SdxlLightningError | None = None
-        self._assignment = assignment
+        self._assignment, self._start = assignment, start
         self._changed, self._left, self._returned = changed, left, returned
-        self._worker: WorkerProcess | None = None
+        self._worker: Worker | None = None
+        # Of runs that wait at the device behind those of others: how many come before them.
+        self._ahead: dict[str, int] = {}
         self._wanted = anyio.Event()
         # Of workers in a row that died before they began a run.
         self._early_deaths = 0
@@ -70,7 +76,14 @@ class Supervisor:
     def status(self) -> DeviceStatus:
         """What the device is doing now."""
         running = sum(not run.done for run in self.running.values())
-        return DeviceStatus(self._assignment.device.name, self.state, self.description, running)
+        ready = self.capacity > 0
+        name = self._assignment.device.name
+        return DeviceStatus(name, self.state, ready, self.description, running)
+
+    @property
+    def line(self) -> int:
+        """How many runs come before one that is given to the worker next."""
+        return max([len(self.running), *(ahead + 1 for ahead in self._ahead.values())])
 
     def wake(self) -> None:
         """Wants a worker; nothing where there is one already."""
@@ -97,11 +110,14 @@ class Supervisor:
 
     async def _live(self) -> None:
         """Goes through one worker's life, from its start to its end."""
-        self.state, self.refusal, self._began = "starting", None, False
+        self.state, self.refusal, self._began = STARTING, None, False
         try:
-            worker = self._worker = await WorkerProcess.start(self._assignment)
+            worker = self._worker = await self._start(self._assignment)
         except OSError as error:
             self._refuse(RunFailedError(f"No worker can be started: {error}"))
+            return
+        except SdxlLightningError as error:
+            self._refuse(error)
             return
         try:
             async for event in worker.events():
@@ -111,9 +127,10 @@ class Supervisor:
             log.exception("the worker is ended")
         finally:
             was_ready, self._worker, self.capacity = self.capacity > 0, None, 0
+            self._ahead.clear()
             cause = await worker.end()
         if self.refusal is None:
-            await self._died(cause, was_ready)
+            await self._died(cause, worker.log_place, was_ready)
 
     async def _hear(self, event: Event) -> None:
         match event:
@@ -136,12 +153,18 @@ class Supervisor:
         run = self.running.get(event.run_id)
         if run is None:
             return
+        if not isinstance(event, Queued):
+            self._ahead.pop(run.id, None)
         match event:
             case Finished() | Failed() | Canceled():
                 del self.running[run.id]
                 await self._left(run, event)
             case _ if run.done:
                 pass
+            case Queued(ahead=ahead):
+                self._ahead[run.id], run.message = ahead, place(ahead)
+                run.changed()
+                await self._changed(self)
             case Admitted(expected=expected):
                 self.state, self._began, self._early_deaths = "ready", True, 0
                 self._announce(run, expected)
@@ -165,7 +188,7 @@ class Supervisor:
         self.state, self.refusal, self.loaded = f"not ready: {error}", error, 0.0
         self._early_deaths = 0
 
-    async def _died(self, cause: str, was_ready: bool) -> None:
+    async def _died(self, cause: str, told: str, was_ready: bool) -> None:
         """Gives back what the worker was working on, or fails what was under way twice."""
         log.error("the worker of %s died (%s)", self._assignment.device.name, cause)
         self.state, self.loaded = "restarting", 0.0
@@ -180,15 +203,15 @@ class Supervisor:
                 run.notes.append("The worker process died under this run; it was begun anew.")
         self._returned(again)
         if self._early_deaths >= MAX_ATTEMPTS:
-            self._refuse(_died_twice(cause, "before it began a run"))
+            self._refuse(_died_twice(cause, "before it began a run", told))
         for run in runs:
             if run not in again:
-                failure = _died_twice(cause, "while the run was on it")
+                failure = _died_twice(cause, "while the run was on it", told)
                 await self._left(run, Failed(run.id, failure))
 
 
-def _died_twice(cause: str, when: str) -> RunFailedError:
+def _died_twice(cause: str, when: str, told: str) -> RunFailedError:
     return RunFailedError(
         f"The worker process died ({cause}) {when}, and again when it was tried anew. "
-        "The log on stderr may say why."
+        f"{told} may say why."
     )

@@ -13,13 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
 from sdxl_lightning_mcp.hub import Transfer, fetch, verify
-from sdxl_lightning_mcp.run import Event, Finished, Loading, NotReady, Ready, Rested
+from sdxl_lightning_mcp.run import Event, Loading, NotReady, Ready, Rested
 from sdxl_lightning_mcp.runners.wire import LENGTH, Assignment, Cancel, Order, Submit, frame
 
 if TYPE_CHECKING:
@@ -32,20 +30,17 @@ def main() -> None:
     """Serves its parent until stdin ends."""
     # A Ctrl-C in the terminal reaches the whole group; the parent decides what becomes of us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format="%(levelname)s worker: %(message)s")
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
     wire = _claim_stdout()
     threading.Thread(target=_read_orders, args=(sys.stdin.buffer, orders), daemon=True).start()
 
-    speaking = threading.Lock()
-
     def say(event: Event) -> None:
-        message = frame(event)
-        with speaking:
-            wire.write(message)
-            wire.flush()
+        wire.write(frame(event))
+        wire.flush()
 
     try:
-        _serve(orders, say)
+        serve(orders, say)
     except BaseException:
         logging.exception("the worker ends")
     # At once: an orderly end would wait for the thread that waits for orders.
@@ -69,13 +64,15 @@ def _read_orders(stdin: BinaryIO, orders: queue.SimpleQueue[Order]) -> None:
         os._exit(0)
 
 
-def _serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> None:
-    """Opens the model, then lets the engine turn; orders are looked at between two turns."""
+def serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> None:
+    """Opens the model, then lets the engine turn; orders are looked at between two turns.
+
+    The first of them is the assignment. Returns when the device cannot be made ready, once that
+    is said.
+    """
     assignment = orders.get()
     assert isinstance(assignment, Assignment)
-    logging.basicConfig(
-        level=assignment.log_level.upper(), format="%(levelname)s worker: %(message)s"
-    )
+    logging.getLogger().setLevel(assignment.log_level.upper())
     # At "info" they tell of every request to the hub.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
@@ -90,8 +87,6 @@ def _serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> No
     # One run more than is computed together may wait at the door, so that the device never does.
     say(Ready(f"{engine.sdxl.tuning}", capacity=engine.max_batch + 1))
     patience = assignment.idle_seconds
-    # In a thread of its own, so that the device goes on meanwhile.
-    finishing = ThreadPoolExecutor(1)
     while True:
         while engine.idle or not orders.empty():
             try:
@@ -103,24 +98,12 @@ def _serve(orders: queue.SimpleQueue[Order], say: Callable[[Event], None]) -> No
                 continue
             patience = assignment.idle_seconds
             if isinstance(order, Submit):
-                engine.submit(order.run_id, order.parameters)
+                engine.submit(order.run_id, order.parameters, order.round)
             elif isinstance(order, Cancel):
                 for event in engine.cancel(order.run_id):
                     say(event)
         for event in engine.turn():
-            if isinstance(event, Finished) and assignment.preview_bytes is not None:
-                finishing.submit(_say_finished, event, assignment.preview_bytes, say)
-            else:
-                say(event)
-
-
-def _say_finished(event: Finished, preview_bytes: int, say: Callable[[Event], None]) -> None:
-    """Adds a preview, for which the parent would have to decode the file again."""
-    try:
-        event = replace(event, image=event.image.with_preview(preview_bytes))
-    except Exception:
-        logging.exception("there is no preview")
-    say(event)
+            say(event)
 
 
 def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
@@ -140,17 +123,20 @@ def _open(assignment: Assignment, say: Callable[[Event], None]) -> "Engine":
     say(Loading("starting torch"))
     from sdxl_lightning_mcp.engine.engine import Engine
     from sdxl_lightning_mcp.engine.estimate import Estimator
+    from sdxl_lightning_mcp.engine.memory import keep_memory
     from sdxl_lightning_mcp.engine.sdxl import Sdxl
     from sdxl_lightning_mcp.engine.tuning import share_cores, tune
 
     share_cores(assignment.device.sharers)
     tuning = tune(assignment.device.kind, assignment.speed)
+    keep_memory(tuning.device)
     if tuning.device.type == "cpu" and hasattr(os, "nice"):
         # The server and its clients need the cores for moments only, and then at once.
         os.nice(5)
     say(Loading(f"opening {model.checkpoint.name}"))
     sdxl = Sdxl.open(model.checkpoint, tuning, model.checkpoints)
-    return Engine(sdxl, assignment.max_batch, Estimator(sdxl) if sdxl.takes_minutes else None)
+    estimator = Estimator(sdxl) if sdxl.takes_minutes else None
+    return Engine(sdxl, assignment.max_batch, estimator, assignment.preview_bytes)
 
 
 if __name__ == "__main__":

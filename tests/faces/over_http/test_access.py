@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +14,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from http_server import LONG, SMALL, Served, command, make_key, serving, settings
-from support import PATIENCE
+from support import PATIENCE, answering
 
 pytestmark = pytest.mark.anyio
 
@@ -35,12 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def issuer() -> Iterator["Issuer"]:
     found = Issuer()
-    thread = threading.Thread(target=found.server.serve_forever)
-    thread.start()
-    yield found
-    found.server.shutdown()
-    thread.join()
-    found.server.server_close()
+    with answering(found.server) as found.url:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +78,7 @@ class Issuer:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = ""
 
     def metadata(self) -> dict[str, Any]:
         return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from http_server import SMALL, serving
 from standardwebhooks import Webhook
-from support import PATIENCE
+from support import PATIENCE, answering
 
 from sdxl_lightning_mcp.faces.http.callbacks import PublicOnly, is_public
 
@@ -48,7 +48,7 @@ class Receiver:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hooks"
+        self.url = ""
 
     def until(self, count: int) -> None:
         with self.changed:
@@ -58,12 +58,9 @@ class Receiver:
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     found = Receiver()
-    thread = threading.Thread(target=found.server.serve_forever)
-    thread.start()
-    yield found
-    found.server.shutdown()
-    thread.join()
-    found.server.server_close()
+    with answering(found.server) as address:
+        found.url = f"{address}/hooks"
+        yield found
 
 
 async def test_the_end_of_a_run_is_told_signed_and_again_until_it_is_heard(

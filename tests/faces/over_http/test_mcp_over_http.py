@@ -9,7 +9,7 @@ from http_server import LONG, SMALL, Served, make_key, serving
 from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
-from support import PATIENCE
+from support import HELLO, PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -17,16 +17,6 @@ WAYS = pytest.mark.parametrize("way", ["handshake", "stateless", "sse"])
 
 
 ACCEPT = {"Accept": "application/json, text/event-stream"}
-HELLO = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    },
-}
 
 
 async def begin_session(agent: httpx2.AsyncClient) -> str:

@@ -1,6 +1,8 @@
 """Operation: alive, ready, measured, logged; full queues and slow clients."""
 
+import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import pytest
 from http_server import LONG, SMALL, Served, serving
 from prometheus_client.parser import text_string_to_metric_families
 from support import PATIENCE
+
+from sdxl_lightning_mcp.faces.http.serving import listen
+from sdxl_lightning_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +39,8 @@ async def test_it_is_ready_when_a_device_is_and_not_where_the_disk_is_full(
         while (answer := await client.get("/readyz")).status_code != 200:
             assert answer.json()["code"] == "loading"
             assert answer.headers["retry-after"] == "5"
+        told = await figures(client)
+        assert [told[name] for name in told if name.startswith("sdxl_device_ready")] == [1]
         # No disk has so much free.
         with serving(tmp_path, disk_gigabytes=1e12) as server:
             async with server.client() as other:
@@ -41,6 +48,23 @@ async def test_it_is_ready_when_a_device_is_and_not_where_the_disk_is_full(
                 while "disk_full" not in codes:
                     codes.add((await other.get("/readyz")).json()["code"])
                 assert (await other.get("/livez")).status_code == 200
+
+
+async def test_what_is_sent_does_not_wait_for_an_acknowledgement() -> None:
+    accepted: list[int] = []
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        accepted.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    with anyio.fail_after(PATIENCE):
+        listening = listen(Settings.load({}, port=0))
+        async with await asyncio.start_server(accept, sock=listening):
+            async with await anyio.connect_tcp(*listening.getsockname()) as stream:
+                with pytest.raises(anyio.EndOfStream):
+                    await stream.receive()
+    assert accepted[0] != 0
 
 
 async def test_runs_are_counted_and_each_is_one_line_of_log_without_its_prompt(

@@ -13,25 +13,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import torch
-from torch import Tensor
 
 from sdxl_lightning_mcp.checkpoint import Checkpoint
+from sdxl_lightning_mcp.engine.acceleration.calls import Form
 from sdxl_lightning_mcp.engine.tuning import Tuning
 
 log = logging.getLogger(__name__)
-
-Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
-
-
-def forms(tensors: list[Tensor] | tuple[Tensor, ...]) -> tuple[Form, ...]:
-    """Shape, stride and data type of each: all that code is compiled for."""
-    return tuple((tuple(one.shape), one.stride(), one.dtype) for one in tensors)
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Recipe:
     weights: tuple[Form, ...]
     inputs: tuple[Form, ...]
 
-    @property
+    @cached_property
     def file_name(self) -> str:
         """A name that changes with everything that the compiled code depends on."""
         device = self.tuning.device
@@ -78,8 +72,11 @@ class Artefacts:
         self._failed: set[str] = set()
         self._making: tuple[str, subprocess.Popen[bytes]] | None = None
 
-    def find(self, recipe: Recipe) -> Callable[..., Any] | None:
-        """A call that takes the weights as a list and then the inputs; None until it is made."""
+    def find(self, recipe: Recipe, *, make: bool) -> Callable[..., Any] | None:
+        """A call that takes the weights as a list and then the inputs; None where there is none.
+
+        Where none is on disk one is made, if it is worth it: `make`.
+        """
         name = recipe.file_name
         if name in self._loaded:
             return self._loaded[name]
@@ -88,7 +85,7 @@ class Artefacts:
             return None
         if (self._folder / name).is_file():
             self._load(name, recipe.tuning.device)
-        elif self._making is None:
+        elif make and self._making is None:
             self._make(name, recipe)
         return self._loaded.get(name)
 

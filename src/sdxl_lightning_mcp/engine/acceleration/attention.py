@@ -37,7 +37,7 @@ def rewire(unet: UNet2DConditionModel) -> None:
         for layer in (attention.to_k, attention.to_v):
             everything[start : start + inner] = _projection(layer).weight
             start += inner
-        _set_processor(attention, _CrossAttention(start - 2 * inner, inner))
+        attention.set_processor(cast(Any, _CrossAttention(start - 2 * inner, inner)))
         del attention.to_k, attention.to_v
     network.add_module(CONTEXT, _linear(everything))
 
@@ -53,7 +53,7 @@ def _join_self_attention(attention: Attention) -> None:
     joined = torch.cat([_projection(layer).weight for layer in layers])
     attention.add_module("to_qkv", _linear(joined))
     del attention.to_q, attention.to_k, attention.to_v
-    _set_processor(attention, _SelfAttention())
+    attention.set_processor(cast(Any, _SelfAttention()))
 
 
 class _SelfAttention:
@@ -104,7 +104,3 @@ def _linear(weight: Tensor) -> nn.Linear:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return layer
-
-
-def _set_processor(attention: Attention, processor: Any) -> None:
-    attention.set_processor(processor)

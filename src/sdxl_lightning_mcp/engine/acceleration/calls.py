@@ -7,6 +7,13 @@ from torch import Tensor, nn
 
 from sdxl_lightning_mcp.engine.weights import Networks
 
+Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+def forms(tensors: list[Tensor] | tuple[Tensor, ...]) -> tuple[Form, ...]:
+    """Shape, stride and data type of each: all that a call is recorded and compiled for."""
+    return tuple((tuple(one.shape), one.stride(), one.dtype) for one in tensors)
+
 
 def calls(networks: Networks) -> "dict[str, UnetCall | DecoderCall]":
     """The parts of a model that are called for every picture."""

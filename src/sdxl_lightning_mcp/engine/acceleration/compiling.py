@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sdxl_lightning_mcp.engine.acceleration.artefacts import Form, Recipe
-from sdxl_lightning_mcp.engine.acceleration.calls import calls, named_tensors
+from sdxl_lightning_mcp.engine.acceleration.artefacts import Recipe
+from sdxl_lightning_mcp.engine.acceleration.calls import Form, calls, named_tensors
 from sdxl_lightning_mcp.engine.acceleration.readiness import make_ready
 from sdxl_lightning_mcp.engine.memory import free_memory
 from sdxl_lightning_mcp.engine.tuning import attention_order

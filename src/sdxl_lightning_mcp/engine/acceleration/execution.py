@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sdxl_lightning_mcp.checkpoint import Checkpoint
-from sdxl_lightning_mcp.engine.acceleration.artefacts import Artefacts, Form, Recipe, forms
-from sdxl_lightning_mcp.engine.acceleration.calls import calls, named_tensors
+from sdxl_lightning_mcp.engine.acceleration.artefacts import Artefacts, Recipe
+from sdxl_lightning_mcp.engine.acceleration.calls import Form, calls, forms, named_tensors
 from sdxl_lightning_mcp.engine.acceleration.graphs import Capture, Graphs
 from sdxl_lightning_mcp.engine.tuning import Tuning, attention_order
 from sdxl_lightning_mcp.engine.weights import Networks
@@ -38,6 +38,11 @@ class Execution:
         self._calls = calls(networks)
         self._checkpoint, self._tuning, self._artefacts = checkpoint, tuning, artefacts
         self._graphs = Graphs(capture) if capture else None
+        self._weights = {
+            part: [tensor for _, tensor in named_tensors(call)]
+            for part, call in self._calls.items()
+        }
+        self._forms = {part: forms(tensors) for part, tensors in self._weights.items()}
         self._seen: dict[tuple[str, tuple[Form, ...]], int] = {}
         self._recipes: dict[tuple[str, tuple[Form, ...]], Recipe] = {}
         self._compiled: dict[tuple[str, tuple[Form, ...]], Callable[..., Any]] = {}
@@ -71,19 +76,17 @@ class Execution:
         if key in self._compiled:
             return self._compiled[key]
         self._seen[key] = self._seen.get(key, 0) + 1
-        if self._seen[key] < WORTH_IT_AT[part]:
-            return None
-        weights = [tensor for _, tensor in named_tensors(self._calls[part])]
         if key not in self._recipes:
-            network: Any = self._calls[part].network
+            config: Any = self._calls[part].network.config
             self._recipes[key] = Recipe(
-                part, self._checkpoint, self._tuning, dict(network.config), forms(weights), key[1]
+                part, self._checkpoint, self._tuning, dict(config), self._forms[part], key[1]
             )
-        found = self._artefacts.find(self._recipes[key])
+        worth_it = self._seen[key] >= WORTH_IT_AT[part]
+        found = self._artefacts.find(self._recipes[key], make=worth_it)
         if found is None:
             return None
         self.version += 1
-        self._compiled[key] = partial(found, weights)
+        self._compiled[key] = partial(found, self._weights[part])
         return self._compiled[key]
 
 

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sdxl_lightning_mcp.engine.acceleration.calls import forms
+
 log = logging.getLogger(__name__)
 
 Outputs = Tensor | tuple[Tensor, ...]
@@ -43,7 +45,7 @@ class Graphs:
 
         `name` stands for `call`: another function needs another name.
         """
-        key = (name, *((tuple(one.shape), one.stride(), one.dtype) for one in inputs))
+        key = (name, *forms(inputs))
         if key not in self._graphs and not self._due(key):
             return call(*inputs)
         if key not in self._graphs and not self._record(key, call, inputs):

@@ -92,7 +92,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("sdxl_runs_running", "Runs on devices", status.running)
         ready = GaugeMetricFamily("sdxl_device_ready", "1 where it is", labels=["device"])
         for number, device in enumerate(status.devices):
-            ready.add_metric([f"{number}:{device.name}"], float(device.state == "ready"))
+            ready.add_metric([f"{number}:{device.name}"], float(device.ready))
         yield ready
         yield InfoMetricFamily("sdxl_model", "What is served", {"model": self._model})
 
@@ -158,7 +158,7 @@ class Operation:
         if site.runner.leaving.is_set():
             raise _not_ready("closing", "The server is about to end.")
         status = site.runner.status()
-        if not any(one.state == "ready" or "resting" in one.state for one in status.devices):
+        if not any(device.ready for device in status.devices):
             raise _not_ready("loading", f"No device is ready: {status.state}.")
         free = await anyio.to_thread.run_sync(self._free)
         if free < site.settings.disk_gigabytes * 1e9:

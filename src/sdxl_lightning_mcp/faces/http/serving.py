@@ -35,10 +35,6 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; its first request must come soon."""
         super().connection_made(transport)
-        # asyncio leaves it out for a socket that was not made by itself; then the second half of
-        # an answer waits for the client's acknowledgement of the first, 40 ms.
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._hurry()
 
     def data_received(self, data: bytes) -> None:
@@ -141,9 +137,12 @@ def listen(settings: Settings) -> socket.socket:
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, settings.port), family=family, backlog=2048)
+        server = socket.create_server((host, settings.port), family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(
             f"--host {settings.host} --port {settings.port}: {error.strerror or error}. "
             "Choose another port, or end what listens there."
         ) from None
+    # Named as TCP: else asyncio does not switch Nagle's algorithm off, and the second half of an
+    # answer waits for the client's acknowledgement of the first, 40 ms.
+    return socket.socket(family, server.type, socket.IPPROTO_TCP, fileno=server.detach())
