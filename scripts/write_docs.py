@@ -63,10 +63,11 @@ def documents() -> dict[Path, str]:
     models = _filled(
         ROOT / "docs" / "models.md", **{"full size": figures_table(BENCHMARKS / "full_size.json")}
     )
-    ray = BENCHMARKS / "ray_serve.json"
+    remote, ray = BENCHMARKS / "remote.json", BENCHMARKS / "ray_serve.json"
     scaling = _filled(
         ROOT / "docs" / "scaling.md",
         **{"shared engine": figures_table(shared) if shared.exists() else "Not measured yet.\n"},
+        remote=figures_table(remote) if remote.exists() else "Not measured yet.\n",
         ray=figures_table(ray) if ray.exists() else "Not measured yet.\n",
     )
     over_http = BENCHMARKS / "over_http.json"
