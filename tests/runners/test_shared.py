@@ -17,8 +17,17 @@ import anyio
 import psutil
 import pytest
 from mcp import Client
-from support import PATIENCE, command, stdio_server, until, until_step
-from test_server import HELLO, INITIALIZED, say, started
+from support import (
+    HELLO,
+    INITIALIZED,
+    PATIENCE,
+    command,
+    say,
+    started,
+    stdio_server,
+    until,
+    until_step,
+)
 
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.checkpoint import Model
