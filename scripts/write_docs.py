@@ -41,9 +41,9 @@ TOLD = (
 )
 # And of benchmarks/shared_engine.py, which docs/scaling.md tells in full.
 TOLD_OF_SHARING = (
-    "shared: each client after the first",
-    "private: each client after the first",
-    "shared: client 2 / client 1, start to picture",
+    "one engine for all: memory of each client after the first",
+    "an engine each: memory of each client after the first",
+    "one engine for all: client 2 / client 1, start to picture",
 )
 
 
