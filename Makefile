@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench figures failover mcpb node-tools docs clean
+.PHONY: demo test lint bench figures failover mcpb node-tools ray docs clean
 
 demo: .venv/installed ## make a picture from a prompt and say where it is
 	@echo "Drawing a picture:"
@@ -39,6 +39,12 @@ figures: .venv/installed-dev ## measure, and write the figures into the README
 
 failover: .venv/installed ## two regions behind HAProxy: one is killed, one hangs, one drains
 	$(BIN)/python examples/regions/failover.py
+
+ray: .venv/installed-dev ## install Ray, and test and measure serving on it
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray
+	$(BIN)/python benchmarks/ray_serve.py --json benchmarks/ray_serve.json
+	$(BIN)/python scripts/write_docs.py
 
 mcpb: .venv/installed ## one file that Claude Desktop installs
 	$(BIN)/python scripts/write_bundle.py build/sdxl-lightning-mcp.mcpb

@@ -39,14 +39,22 @@ TOLD = (
     "largest result, characters",
     "latents equal to the pipeline's, bit for bit",
 )
+# And of benchmarks/shared_engine.py, which docs/scaling.md tells in full.
+TOLD_OF_SHARING = (
+    "shared: each client after the first",
+    "private: each client after the first",
+    "shared: client 2 / client 1, start to picture",
+)
 
 
 def documents() -> dict[Path, str]:
     """Every generated file with the text it should have."""
     measured = (BENCHMARKS / "bench.json", BENCHMARKS / "first_light.json")
-    readme = _filled(
-        ROOT / "README.md", settings=settings_table(), figures=figures_table(*measured, only=TOLD)
-    )
+    shared = BENCHMARKS / "shared_engine.json"
+    figures = figures_table(*measured, only=TOLD)
+    if shared.exists():
+        figures += _rows(figures_table(shared, only=TOLD_OF_SHARING))
+    readme = _filled(ROOT / "README.md", settings=settings_table(), figures=figures)
     performance = _filled(
         ROOT / "docs" / "performance.md",
         figures=figures_table(*measured),
@@ -55,10 +63,11 @@ def documents() -> dict[Path, str]:
     models = _filled(
         ROOT / "docs" / "models.md", **{"full size": figures_table(BENCHMARKS / "full_size.json")}
     )
-    shared = BENCHMARKS / "shared_engine.json"
+    ray = BENCHMARKS / "ray_serve.json"
     scaling = _filled(
         ROOT / "docs" / "scaling.md",
         **{"shared engine": figures_table(shared) if shared.exists() else "Not measured yet.\n"},
+        ray=figures_table(ray) if ray.exists() else "Not measured yet.\n",
     )
     over_http = BENCHMARKS / "over_http.json"
     http = _filled(
@@ -154,6 +163,11 @@ def scenarios_table(path: Path) -> str:
         f"| {name} | {' | '.join(told[name] for told in scenarios.values())} |" for name in names
     ]
     return "\n".join(rows) + "\n"
+
+
+def _rows(table: str) -> str:
+    """A table's rows without its head."""
+    return "".join(table.splitlines(keepends=True)[2:])
 
 
 def _flat(content: dict[str, Any]) -> dict[str, Any]:

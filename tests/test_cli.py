@@ -122,6 +122,7 @@ def test_doctor_tries_every_part_and_leaves_nothing_behind(tmp_path: Path) -> No
         "ok       device",
         "ok       memory",
         "ok       model",
+        "ok       engines",
         "ok       folder",
         "ok       picture",
     ]
@@ -129,8 +130,9 @@ def test_doctor_tries_every_part_and_leaves_nothing_behind(tmp_path: Path) -> No
 
 
 def test_doctor_names_what_is_missing_and_the_cure() -> None:
-    ended = command("doctor", "--output-dir", "/dev/null/a")
+    ended = command("doctor", "--model", "sd-xl-lightning", "--output-dir", "/dev/null/a")
     assert ended.returncode == 1
+    assert "pull sd-xl-lightning. It would fail now: http://127.0.0.1:9 cannot be" in ended.stdout
     assert "missing  folder: The folder '/dev/null/a' cannot be written" in ended.stdout
     assert "--output-dir" in ended.stdout
 

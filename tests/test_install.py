@@ -140,6 +140,19 @@ def test_a_client_gets_an_entry_a_copy_of_its_file_is_kept_and_doctor_sees_it(na
 
 
 @pytest.mark.usefixtures("_linux")
+def test_however_often_it_is_entered_anew_the_first_copy_and_the_last_are_kept() -> None:
+    file = home_file("claude-desktop")
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    before: list[str] = []
+    for speed in ("normal", "fast", "exact"):
+        before.append(file.read_text())
+        assert command("install", "claude-desktop", "--speed", speed).returncode == 0
+    kept = {path.name.rpartition("-")[2]: path.read_text() for path in file.parent.glob("*.bak")}
+    assert kept == {"first.bak": before[0], "last.bak": before[2]}
+
+
+@pytest.mark.usefixtures("_linux")
 def test_what_a_person_added_to_our_entry_stays_and_a_link_stays_a_link(tmp_path: Path) -> None:
     file = home_file("vscode")
     file.parent.mkdir(parents=True)

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +17,8 @@ from sdxl_lightning_mcp.errors import SettingsError, StorageError
 from sdxl_lightning_mcp.settings import claude_code_folder
 
 SERVER = "sdxl-lightning"
+# The copies of a client's file: before it was changed the first time, and the last.
+KEPT = ("first", "last")
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,10 @@ def _replace(file: Path, before: str, text: str) -> Path | None:
     file = file.resolve()
     copy = None
     if file.exists():
-        copy = file.with_name(f"{file.name}.{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.bak")
+        first, last = (file.with_name(f"{file.name}.{SERVER}-{which}.bak") for which in KEPT)
+        copy = last if first.exists() else first
+        # What may not be written may be replaced.
+        copy.unlink(missing_ok=True)
         shutil.copy2(file, copy)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     part = Path(name)

@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 import anyio
 import psutil
 
-from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.checkpoint import Model, Repository
 from sdxl_lightning_mcp.clients import Client, clients
 from sdxl_lightning_mcp.devices import Device
 from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, WeightsError
 from sdxl_lightning_mcp.hardware import Accelerator, accelerators
-from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size
+from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size, trouble
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.runners.answers import served_model
 from sdxl_lightning_mcp.runners.shared.places import Facts, Place, meeting_folder, running
@@ -26,6 +26,7 @@ from sdxl_lightning_mcp.store import Store
 
 NEEDED = ("torch", "diffusers", "transformers", "mcp")
 LITTLE_DISK = 100e6
+HUB_SECONDS = 5.0
 
 
 async def examine(settings: Settings) -> bool:
@@ -95,8 +96,11 @@ async def _model(settings: Settings) -> str:
     absent = missing(model.checkpoint.all_files)
     if absent:
         cure = f"sdxl-lightning-mcp pull {model.selector}"
+        theirs = [file for file in absent if isinstance(file.source, Repository)]
         if is_offline():
             cure += ", with HF_HUB_OFFLINE unset"
+        elif theirs and (why := await anyio.to_thread.run_sync(trouble, theirs[0], HUB_SECONDS)):
+            cure += f". It would fail now: {why}"
         raise WeightsError(
             f"{model.title} has {gigabytes(size(absent))} to fetch, at the first picture or by: "
             f"{cure}"

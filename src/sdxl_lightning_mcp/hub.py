@@ -70,6 +70,21 @@ def is_offline() -> bool:
     return constants.is_offline_mode()
 
 
+def trouble(file: WeightFile, seconds: float) -> str | None:
+    """Why the hub would not give a file of its own now; None where it would. Asks for its head."""
+    import httpx2
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub.errors import HfHubHTTPError
+
+    assert isinstance(file.source, Repository)
+    url = hf_hub_url(file.source.id, file.path, revision=file.source.revision)
+    try:
+        get_hf_file_metadata(url, timeout=seconds)
+    except (httpx2.TransportError, HfHubHTTPError) as error:
+        return _reason(file, error)
+    return None
+
+
 def size(files: Iterable[WeightFile]) -> int:
     """Bytes of these files together; of a person's own as they are on this disk."""
     return sum(_bytes(file) for file in files)
@@ -212,6 +227,13 @@ def _naming(files: list[WeightFile]) -> str:
 
 def _explain(file: WeightFile, error: Exception, pull: str) -> str:
     """One line: what could not be fetched, why, and what to do."""
+    return (
+        f"{file} ({gigabytes(file.bytes or 0)}) cannot be fetched: {_reason(file, error)}. "
+        f"What is here already is kept; go on with: sdxl-lightning-mcp pull {pull}"
+    )
+
+
+def _reason(file: WeightFile, error: Exception) -> str:
     import httpx2
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
@@ -227,10 +249,7 @@ def _explain(file: WeightFile, error: Exception, pull: str) -> str:
         reason = f"{constants.ENDPOINT} answered {error.response.status_code}"
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         reason = "the disk is full, free some space"
-    return (
-        f"{file} ({gigabytes(file.bytes or 0)}) cannot be fetched: {reason.rstrip('.')}. "
-        f"What is here already is kept; go on with: sdxl-lightning-mcp pull {pull}"
-    )
+    return reason.rstrip(".")
 
 
 def gigabytes(count: int) -> str:

@@ -154,22 +154,21 @@ async def serve_http(settings: Settings, model: Model) -> None:
         SettingsError: Others could reach it, and nothing says who may; or the port is taken.
         StorageError: The record cannot be used.
     """
-    from sdxl_lightning_mcp.faces.http.app import build
     from sdxl_lightning_mcp.faces.http.parts import Parts
     from sdxl_lightning_mcp.faces.http.serving import Server, listen
 
     record = open_record(settings, SERVE)
+
+    def open_it(ended: Callable[[Run], None]) -> AbstractAsyncContextManager[Runner]:
+        return open_runner(settings, model, record=record, ended=ended)
+
     with closing(record):
         parts = Parts(settings, model, record)
         await parts.check()
         with listen(settings) as here:
-            async with open_runner(settings, model, record=record, ended=parts.ended) as runner:
-                site = parts.site(runner)
-                await parts.resume(runner)
-                server = Server(build(site, parts.metrics, parts.callbacks), site)
+            async with parts.serving(open_it) as (site, app):
+                server = Server(app, site)
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(parts.callbacks.deliver)
-                    tasks.start_soon(parts.prune)
                     tasks.start_soon(server.drain_when_asked)
                     await server.serve([here])
                     tasks.cancel_scope.cancel()

@@ -15,6 +15,8 @@ from sdxl_lightning_mcp.errors import SettingsError
 from sdxl_lightning_mcp.ids import REGION
 
 PREFIX = "SDXL_LIGHTNING_"
+# Of `ray`: a cluster of this machine alone.
+LOCAL = "local"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
 
 # What torch and its libraries read, and what says where the hub's files are. The one that is left
@@ -26,7 +28,16 @@ ENGINE = re.compile(
 
 
 # What is no concern of a server whose runs others carry out.
-ELSEWHERE = ("lora", "vae", "speed", "device", "max_batch", "idle_minutes", "engine_idle_minutes")
+ELSEWHERE = (
+    "lora",
+    "vae",
+    "speed",
+    "device",
+    "max_batch",
+    "idle_minutes",
+    "engine_idle_minutes",
+    "ray",
+)
 
 
 class Speed(StrEnum):
@@ -240,6 +251,14 @@ class Settings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="`serve`: how long it goes on after SIGTERM; what is left waits for the next.",
+    )
+    ray: str | None = Field(
+        None,
+        pattern=r"^(local|auto|\S+:\d+)$",
+        description=(
+            "`serve`: on Ray Serve, one replica for each device: local starts it on this machine, "
+            "auto or an address joins a cluster; needs the extra `ray`."
+        ),
     )
     drain_lag_seconds: float = Field(
         5,

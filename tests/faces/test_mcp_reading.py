@@ -92,7 +92,8 @@ async def test_a_runs_facts_its_picture_and_the_newest_runs_can_be_read(
         assert json.loads(await text_of(client, f"{RUNS}/{facts['id']}")) == facts
         newest = json.loads(await text_of(client, RUNS))
         (picture,) = (await client.read_resource(f"{RUNS}/{facts['id']}/image")).contents
-    assert facts in newest
+    # What is much the same with every run is said with each alone.
+    assert {name: value for name, value in facts.items() if name != "notes"} in newest
     assert picture.mime_type == "image/jpeg"
     assert base64.b64decode(picture.blob) == Path(facts["path"]).read_bytes()
 

@@ -9,7 +9,7 @@ from sdxl_lightning_mcp import clients
 from sdxl_lightning_mcp.cli import drawing, machine, serving, weights
 from sdxl_lightning_mcp.cli.terminal import FLAGS, SERVE_FLAGS, SHARING_FLAGS
 from sdxl_lightning_mcp.request import GenerationRequest
-from sdxl_lightning_mcp.settings import Settings
+from sdxl_lightning_mcp.settings import LOCAL, Settings
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,11 +115,22 @@ def _add_keys(keys: argparse.ArgumentParser) -> None:
 def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str] = FLAGS) -> None:
     # SUPPRESS lets a flag stand before or after the command without undoing the other.
     for name in names:
+        flag, help = f"--{name.replace('_', '-')}", Settings.model_fields[name].description
+        if name == "ray":
+            parser.add_argument(
+                flag,
+                nargs="?",
+                const=LOCAL,
+                default=argparse.SUPPRESS,
+                metavar="ADDRESS",
+                help=help,
+            )
+            continue
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            flag,
             action=_action(name),
             default=argparse.SUPPRESS,
-            help=Settings.model_fields[name].description,
+            help=help,
         )
 
 

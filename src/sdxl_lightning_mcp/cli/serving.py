@@ -47,7 +47,7 @@ def serve_stdio(parsed: argparse.Namespace) -> None:
 
 
 def serve_http(parsed: argparse.Namespace) -> None:
-    """Serves all HTTP faces until a signal."""
+    """Serves all HTTP faces until a signal, on Ray where that is asked for."""
     from sdxl_lightning_mcp.faces.http.operation import JsonLines
     from sdxl_lightning_mcp.server import choose_model, serve_http
 
@@ -56,6 +56,11 @@ def serve_http(parsed: argparse.Namespace) -> None:
     start_logging(settings)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonLines())
+    if settings.ray:
+        from sdxl_lightning_mcp.cluster.serving import serve_ray
+
+        serve_ray(settings, model)
+        return
     anyio.run(serve_http, settings, model)
 
 

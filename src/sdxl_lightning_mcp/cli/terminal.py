@@ -26,6 +26,7 @@ SERVE_FLAGS = (
     "allowed_hosts",
     "allowed_origins",
     "max_queue",
+    "ray",
 )
 
 

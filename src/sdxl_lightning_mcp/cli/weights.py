@@ -53,7 +53,9 @@ def models(parsed: argparse.Namespace) -> None:
     read_settings(parsed)
     rows: list[tuple[str, ...]] = [("", "steps", "size", "to fetch", "licence")]
     for model in CATALOGUE.values():
-        rows.append((f"{model.slug}: {model.summary}",))
+        # The first sentence; with all of it mini's would hide the names.
+        first = model.summary.partition(". ")[0].rstrip(".")
+        rows.append((f"{model.slug}: {first}.",))
         rows += [
             _row(one.name, str(one.steps), one.all_files, one.license.name)
             for one in (*model.checkpoints, *model.variants)

@@ -121,7 +121,13 @@ async def test_a_picture_can_be_had_smaller_and_in_other_formats(
             assert answer.headers["content-type"] == f"image/{kind.lower()}"
         assert read_parameters(content).seed == 7
     refused = await client.get(f"{run['links']['image']}?width=0&format=gif")
-    assert [error["field"] for error in refused.json()["errors"]] == ["width", "format"]
+    assert [error["message"] for error in refused.json()["errors"]] == [
+        "width: got '0'; allowed: 16 or more",
+        "format: got 'gif'; allowed: jpeg, webp or png",
+    ]
+    unread = await client.get(f"/v1/runs?limit=x&cursor={'9' * 5}")
+    assert "limit: got 'x'; allowed: whole numbers" in unread.json()["detail"]
+    assert "cursor: got '99999'; allowed: texts that match ^" in unread.json()["detail"]
 
 
 async def test_a_waiting_run_and_a_running_run_are_stopped(client: httpx2.AsyncClient) -> None:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sdxl_lightning_mcp.errors import InvalidRequestError, Problem, SdxlLightningError
+from sdxl_lightning_mcp.errors import InvalidRequestError, SdxlLightningError
 from sdxl_lightning_mcp.faces import mcp
 from sdxl_lightning_mcp.faces.http.access import caller
 from sdxl_lightning_mcp.faces.http.body import MOST_BYTES
@@ -24,7 +24,7 @@ from sdxl_lightning_mcp.faces.http.gate import Gate
 from sdxl_lightning_mcp.faces.http.openai import OpenAI
 from sdxl_lightning_mcp.faces.http.operation import Metrics, Operation
 from sdxl_lightning_mcp.faces.http.pages import Pages
-from sdxl_lightning_mcp.faces.http.problems import Refusal, refusal
+from sdxl_lightning_mcp.faces.http.problems import Refusal, parameter_problem, refusal
 from sdxl_lightning_mcp.faces.http.replies import image_link
 from sdxl_lightning_mcp.faces.http.rest import Rest
 from sdxl_lightning_mcp.faces.http.runs import Runs
@@ -127,14 +127,7 @@ def _tell_errors(app: FastAPI, metrics: Metrics) -> None:
 
 def _invalid(error: RequestValidationError, _: Request) -> Refusal:
     """FastAPI's own errors, which are those of queries and paths."""
-    return refusal(
-        InvalidRequestError(
-            *(
-                Problem(str(one["loc"][-1]), repr(one.get("input"))[:60], str(one["msg"]))
-                for one in error.errors()
-            )
-        )
-    )
+    return refusal(InvalidRequestError(*map(parameter_problem, error.errors())))
 
 
 def _http(error: HTTPException, request: Request) -> Refusal:

@@ -1,12 +1,16 @@
 """What a server over HTTP is put together from, checked before it begins, kept while it runs."""
 
 import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
+from starlette.types import ASGIApp
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import RunFailedError, SettingsError, StorageError
 from sdxl_lightning_mcp.faces.http.access import Access, Links
+from sdxl_lightning_mcp.faces.http.app import build
 from sdxl_lightning_mcp.faces.http.callbacks import Callbacks
 from sdxl_lightning_mcp.faces.http.gate import is_loopback
 from sdxl_lightning_mcp.faces.http.operation import Metrics
@@ -58,18 +62,33 @@ class Parts:
                 "\n".join([f"--host {settings.host} can be reached by others.", *missing])
             )
 
-    def ended(self, run: Run) -> None:
+    def _ended(self, run: Run) -> None:
         """A run has ended: it is counted, logged, and told to whom it is owed."""
         self.metrics.ended(run)
         self.callbacks.ended(run)
 
-    def site(self, runner: Runner) -> Site:
-        """What the faces share, over a runner."""
-        self.metrics.watch(runner, self._model)
-        shared = SharedRunner(runner, self._settings)
-        return Site(self._settings, self._model, shared, self._record, self.access, self.links)
+    @asynccontextmanager
+    async def serving(
+        self, open_runner: Callable[[Callable[[Run], None]], AbstractAsyncContextManager[Runner]]
+    ) -> AsyncGenerator[tuple[Site, ASGIApp]]:
+        """What the faces share, and the application, which goes on with what was left unfinished.
 
-    async def resume(self, runner: Runner) -> None:
+        Args:
+            open_runner: Opens the runner, given who is told of each run that has ended.
+        """
+        async with open_runner(self._ended) as runner:
+            self.metrics.watch(runner, self._model)
+            shared = SharedRunner(runner, self._settings)
+            access, links = self.access, self.links
+            site = Site(self._settings, self._model, shared, self._record, access, links)
+            await self._resume(runner)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.callbacks.deliver)
+                tasks.start_soon(self._prune)
+                yield site, build(site, self.metrics, self.callbacks)
+                tasks.cancel_scope.cancel()
+
+    async def _resume(self, runner: Runner) -> None:
         """Gets ready, and goes on with what servers before this one left unfinished."""
         # Whoever starts a server wants it ready before the first client is.
         runner.wake()
@@ -87,7 +106,7 @@ class Parts:
             log.info("%d runs of a server before this one: %d go on", len(runs), len(able))
         await runner.take(able)
 
-    async def prune(self) -> None:
+    async def _prune(self) -> None:
         """Keeps the record, and the pictures, within their limits, for ever."""
         settings = self._settings
         while True:

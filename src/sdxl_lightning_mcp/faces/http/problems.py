@@ -36,6 +36,22 @@ STATUS: dict[type[SdxlLightningError], int] = {
 }
 # OpenAI's clients tell errors apart by these words.
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# What is allowed where pydantic finds a query's parameter wrong, in the words of all faces.
+_ALLOWED = {
+    "literal_error": "{expected}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than_equal": "{le:g} or less",
+    "int_parsing": "whole numbers",
+    "int_parsing_size": "whole numbers of few digits",
+    "string_pattern_mismatch": "texts that match {pattern}",
+}
+
+
+def parameter_problem(found: Mapping[str, Any]) -> Problem:
+    """What the framework found wrong with a parameter of a query or a path."""
+    template = _ALLOWED.get(found["type"])
+    words = template.format(**found.get("ctx", {})) if template else str(found["msg"])
+    return Problem(str(found["loc"][-1]), repr(found.get("input"))[:60], words.replace("'", ""))
 
 
 class Refusal(Exception):

@@ -3,11 +3,9 @@
 import asyncio
 import logging
 import socket
-import time
 from types import FrameType
 from typing import Any
 
-import anyio
 import h11
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,8 +19,6 @@ log = logging.getLogger(__name__)
 
 HEADER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30
-# Balancers ask more often than that.
-WATCHED_SECONDS = 60.0
 # After draining: for answers that are on their way.
 LAST_SECONDS = 5
 
@@ -59,11 +55,7 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, that on SIGTERM or Ctrl-C finishes what was taken in; the second ends at once.
-
-    Where a balancer watches, it is given time to send nobody here any more, and meanwhile everyone
-    is served as ever.
-    """
+    """uvicorn's, that on SIGTERM or Ctrl-C finishes what was taken in; the second ends at once."""
 
     def __init__(self, app: ASGIApp, site: Site) -> None:
         options: dict[str, Any] = {
@@ -78,7 +70,7 @@ class Server(uvicorn.Server):
             "timeout_graceful_shutdown": LAST_SECONDS,
         }
         super().__init__(uvicorn.Config(app, **options))
-        self._site, self._runner = site, site.runner
+        self._site = site
         self._asked = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -99,33 +91,8 @@ class Server(uvicorn.Server):
     async def drain_when_asked(self) -> None:
         """Waits for the signal, then for the runs, and then ends the server."""
         await self._asked.wait()
-        lag = await self._tell_balancers()
-        seconds = self._site.settings.drain_seconds - lag
-        log.info("closing: what is under way has %g s", seconds)
-        self._runner.closing.set()
-        with anyio.move_on_after(seconds):
-            for run in self._runner.unended():
-                async for _ in run.updates():
-                    pass
-        left = len(self._runner.unended())
-        if left:
-            log.info("%d runs are left for the next server on this record", left)
-        self._runner.closed.set()
+        await self._site.drain()
         self.should_exit = True
-
-    async def _tell_balancers(self) -> float:
-        """Is not ready from now on, and returns how many seconds were waited for that to be seen.
-
-        Nobody waits at a terminal for a balancer that is not there: it would have asked.
-        """
-        self._runner.leaving.set()
-        settings = self._site.settings
-        lag = min(settings.drain_lag_seconds, settings.drain_seconds)
-        if not lag or time.monotonic() - self._site.watched > WATCHED_SECONDS:
-            return 0.0
-        log.info("leaving: /readyz says so for %g s, and everyone is served", lag)
-        await anyio.sleep(lag)
-        return lag
 
 
 def listen(settings: Settings) -> socket.socket:

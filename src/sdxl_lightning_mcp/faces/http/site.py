@@ -1,6 +1,7 @@
 """What the HTTP faces share: the model, the runner, the record, and whose runs are whose."""
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,11 @@ from sdxl_lightning_mcp.run import Origin, Run
 from sdxl_lightning_mcp.runners.base import Runner, RunnerStatus
 from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Balancers ask more often than that.
+WATCHED_SECONDS = 60.0
 
 
 class SharedRunner(Runner):
@@ -210,6 +216,37 @@ class Site:
             check_region(run_id, self.settings.region)
             raise RunNotFoundError(f"There is no run {run_id[:60]!r}.")
         return run
+
+    async def drain(self) -> None:
+        """Finishes what is under way, as long as the settings say, and takes nothing in.
+
+        Where a balancer watches, it is first given time to send nobody here any more, and meanwhile
+        everyone is served as ever.
+        """
+        lag = await self._tell_balancers()
+        seconds = self.settings.drain_seconds - lag
+        log.info("closing: what is under way has %g s", seconds)
+        self.runner.closing.set()
+        with anyio.move_on_after(seconds):
+            for run in self.runner.unended():
+                async for _ in run.updates():
+                    pass
+        if left := len(self.runner.unended()):
+            log.info("%d runs are left for the next server on this record", left)
+        self.runner.closed.set()
+
+    async def _tell_balancers(self) -> float:
+        """Is not ready from now on, and returns how many seconds were waited for that to be seen.
+
+        Nobody waits at a terminal for a balancer that is not there: it would have asked.
+        """
+        self.runner.leaving.set()
+        lag = min(self.settings.drain_lag_seconds, self.settings.drain_seconds)
+        if not lag or time.monotonic() - self.watched > WATCHED_SECONDS:
+            return 0.0
+        log.info("leaving: /readyz says so for %g s, and everyone is served", lag)
+        await anyio.sleep(lag)
+        return lag
 
 
 def _seed(key: str, number: int) -> int:

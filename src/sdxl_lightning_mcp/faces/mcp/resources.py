@@ -114,8 +114,11 @@ class Resources:
         return BlobResourceContents(uri=uri, mime_type="image/jpeg", blob=blob)
 
     async def _recent(self, context: Context) -> str:
-        runs = await self._runs.latest(context, LATEST)
-        return json.dumps([self._facts(context, run) for run in runs], indent=2)
+        listed = [self._facts(context, run) for run in await self._runs.latest(context, LATEST)]
+        for facts in listed:
+            # Much the same with every run, and long; each run's own page has them.
+            del facts["notes"]
+        return json.dumps(listed, indent=2)
 
     def _facts(self, context: Context, run: Run) -> dict[str, Any]:
         return facts_of(run, self._locate(context, run) if run.path else None)

@@ -1,0 +1,1 @@
+"""The same server on Ray Serve: replicas draw, and one ingress answers."""
