@@ -25,6 +25,7 @@ bench: .venv/installed-dev ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/first_light.py
 	$(BIN)/python benchmarks/over_http.py
 	$(BIN)/python benchmarks/shared_engine.py
+	$(BIN)/python benchmarks/remote.py
 
 figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/sdxl-lightning-mcp bench --model mini --against diffusers --pictures 500 \
@@ -33,6 +34,7 @@ figures: .venv/installed-dev ## measure, and write the figures into the README
 	$(BIN)/python benchmarks/acceleration.py --json benchmarks/acceleration.json
 	$(BIN)/python benchmarks/over_http.py --json benchmarks/over_http.json
 	$(BIN)/python benchmarks/shared_engine.py --json benchmarks/shared_engine.json
+	$(BIN)/python benchmarks/remote.py --json benchmarks/remote.json
 	$(BIN)/python benchmarks/full_size.py build/full_size --json benchmarks/full_size.json
 	$(BIN)/python examples/regions/failover.py --json benchmarks/failover.json
 	$(BIN)/python scripts/write_docs.py

@@ -20,6 +20,7 @@ import psutil
 from mcp import Client, StdioServerParameters
 
 CLIENTS = 3
+WAYS = {"shared": "one engine for all", "private": "an engine each"}
 PROMPT = "a cyberpunk city street at night, neon signs glowing"
 
 
@@ -30,13 +31,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="once, only to see that it works")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
-    for way in ("shared", "private"):
+    for way, title in WAYS.items():
         rounds = [anyio.run(measure, way) for _ in range(1 if options.quick else 5)]
         for name in rounds[0]:
             value = statistics.median(one[name] for one in rounds)
             what, _, unit = name.rpartition(", in ")
             digits = 0 if unit == "MB" else 2
-            figures[f"{way}: {what or name}"] = f"{value:.{digits}f} {unit if what else ''}".strip()
+            figures[f"{title}: {what or name}"] = (
+                f"{value:.{digits}f} {unit if what else ''}".strip()
+            )
     for name, value in figures.items():
         print(f"{name:70} {value}")
     if options.json:
@@ -60,11 +63,11 @@ async def measure(way: str) -> dict[str, float]:
                 await draw(client, number + CLIENTS)
                 figures[f"client {number}, start to picture, in s"] = drawn - begun
                 figures[f"client {number}, its next picture, in s"] = time.perf_counter() - drawn
-                figures[f"{number} client{'s' * (number > 1)}, in MB"] = memory(folder) / 1e6
+                figures[f"memory with client {number}, in MB"] = memory(folder) / 1e6
         one, two = (figures[f"client {number}, start to picture, in s"] for number in (1, 2))
         figures["client 2 / client 1, start to picture"] = two / one
-        first, last = (figures[f"{name}, in MB"] for name in ("1 client", f"{CLIENTS} clients"))
-        figures["each client after the first, in MB"] = (last - first) / (CLIENTS - 1)
+        first, last = (figures[f"memory with client {number}, in MB"] for number in (1, CLIENTS))
+        figures["memory of each client after the first, in MB"] = (last - first) / (CLIENTS - 1)
         await end_engines(folder)
     return figures
 

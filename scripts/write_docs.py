@@ -41,9 +41,9 @@ TOLD = (
 )
 # And of benchmarks/shared_engine.py, which docs/scaling.md tells in full.
 TOLD_OF_SHARING = (
-    "shared: each client after the first",
-    "private: each client after the first",
-    "shared: client 2 / client 1, start to picture",
+    "one engine for all: memory of each client after the first",
+    "an engine each: memory of each client after the first",
+    "one engine for all: client 2 / client 1, start to picture",
 )
 
 
@@ -63,10 +63,11 @@ def documents() -> dict[Path, str]:
     models = _filled(
         ROOT / "docs" / "models.md", **{"full size": figures_table(BENCHMARKS / "full_size.json")}
     )
-    ray = BENCHMARKS / "ray_serve.json"
+    remote, ray = BENCHMARKS / "remote.json", BENCHMARKS / "ray_serve.json"
     scaling = _filled(
         ROOT / "docs" / "scaling.md",
         **{"shared engine": figures_table(shared) if shared.exists() else "Not measured yet.\n"},
+        remote=figures_table(remote) if remote.exists() else "Not measured yet.\n",
         ray=figures_table(ray) if ray.exists() else "Not measured yet.\n",
     )
     over_http = BENCHMARKS / "over_http.json"

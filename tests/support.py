@@ -84,10 +84,10 @@ def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[s
     )
 
 
-def workers() -> list[psutil.Process]:
-    """The worker processes of runners in this process."""
+def workers(pid: int | None = None) -> list[psutil.Process]:
+    """The worker processes of runners in this process, or in that one."""
     found: list[psutil.Process] = []
-    for child in psutil.Process().children():
+    for child in psutil.Process(pid).children():
         # One that has just died tells nothing of itself any more.
         with suppress(psutil.NoSuchProcess):
             if "sdxl_lightning_mcp.runners.worker" in child.cmdline():

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
+from http_server import serving
 from PIL import Image
 from support import PATIENCE
 
@@ -26,7 +27,7 @@ from sdxl_lightning_mcp.bench.plan import CLIENTS, SHARES, Plan
 from sdxl_lightning_mcp.bench.plot import nice_ticks, plot
 from sdxl_lightning_mcp.bench.random_weights import NAME, random_weights
 from sdxl_lightning_mcp.bench.report import Report
-from sdxl_lightning_mcp.bench.ways import API, ENGINE, LOCKED, MCP
+from sdxl_lightning_mcp.bench.ways import API, ENGINE, LOCKED, MCP, OVER_HTTP
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.cli import main
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
@@ -194,6 +195,8 @@ def test_random_weights_are_written_once_and_drawn_with_as_lightning_is(tmp_path
         (("--weights", "random", "--model", "mini"), 2, "leave --model out"),
         (("--plot", "speed.jpg"), 2, "--plot: got speed.jpg; name it speed.png."),
         (("--json", "/nowhere/speed.json"), 2, "--json: /nowhere/speed.json cannot be written"),
+        (("--connect", "http://a:1,http://b:1"), 2, "one server is measured at a time"),
+        (("--connect", "http://a:1", "--against", "diffusers"), 2, "a server as it is"),
         (("--model", "sdxl-base"), 1, "to fetch first: sdxl-lightning-mcp pull sdxl-base."),
     ],
 )
@@ -204,6 +207,21 @@ def test_what_cannot_be_measured_is_said_before_anything_is(
         main(["bench", *arguments])
     assert exited.value.code == code
     assert message in capsys.readouterr().err
+
+
+def test_a_server_that_runs_is_measured_over_http(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(tmp_path, "--model", "mini", "--device", "cpu") as served:
+        flags = ["--connect", served.url, "--json", str(tmp_path / "bench.json")]
+        with pytest.raises(SystemExit) as exited:
+            main(["bench", "--quick", "--model", "auto", *flags])
+    assert exited.value.code == 0
+    content = json.loads((tmp_path / "bench.json").read_text())
+    assert {load["way"] for load in content["loads"]} == {OVER_HTTP}
+    assert [load["clients"] for load in content["loads"]] == [*CLIENTS, None, None, None]
+    assert content["machine"]["device"] == served.url
+    assert f"{OVER_HTTP}, p95" in capsys.readouterr().out
 
 
 def test_a_picture_that_fails_ends_the_benchmark_with_one_line(

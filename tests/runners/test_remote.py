@@ -58,22 +58,6 @@ def long(parameters: Parameters) -> Parameters:
     return parameters.model_copy(update={**LONG})
 
 
-async def test_a_run_tells_how_it_goes_and_ends_in_a_file_here(
-    runner: RemoteRunner, tmp_path: Path, parameters: Parameters
-) -> None:
-    with anyio.fail_after(PATIENCE):
-        run = await runner.submit(parameters, ("a note",))
-        messages = [progress.message async for progress in run.updates()]
-        path = await run.finished()
-    assert messages[-1] == "succeeded"
-    assert any(message.startswith("step ") for message in messages)
-    assert run.notes == ["a note"]
-    assert path.parent == tmp_path
-    assert read_parameters(path) == parameters
-    assert (run.duration_ms > 0, run.size) == (True, path.stat().st_size)
-    assert runner.unended() == []
-
-
 async def test_a_canceled_run_is_let_go_by_the_server_too(
     runner: RemoteRunner, served: Served, parameters: Parameters
 ) -> None:

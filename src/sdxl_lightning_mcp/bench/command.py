@@ -11,7 +11,7 @@ from typing import cast
 import anyio
 
 from sdxl_lightning_mcp.bench.clients import Bench
-from sdxl_lightning_mcp.bench.measure import measure
+from sdxl_lightning_mcp.bench.measure import measure, measure_server
 from sdxl_lightning_mcp.bench.plan import Plan
 from sdxl_lightning_mcp.bench.plot import plot
 from sdxl_lightning_mcp.bench.random_weights import random_weights
@@ -52,6 +52,7 @@ def bench(settings: Settings, wish: Wish) -> Report:
         SdxlLightningError: A picture failed.
     """
     _check(wish)
+    _check_server(settings, wish)
     if wish.random:
         settings = settings.model_copy(update={"model": str(random_weights(_tell))})
     model = choose_model(settings)
@@ -73,7 +74,8 @@ def bench(settings: Settings, wish: Wish) -> Report:
         }
         settings = settings.model_copy(update=place)
         try:
-            anyio.run(measure, Bench(settings, model, plan, report, _tell))
+            way = measure_server if settings.connect else measure
+            anyio.run(way, Bench(settings, model, plan, report, _tell))
         except BaseExceptionGroup as group:
             raise _first(group) from group
     if wish.json is not None:
@@ -97,6 +99,16 @@ def _check(wish: Wish) -> None:
         folder = target.absolute().parent
         if not folder.is_dir() or not os.access(folder, os.W_OK) or target.is_dir():
             raise SettingsError(f"--{flag}: {target} cannot be written there; name another place.")
+
+
+def _check_server(settings: Settings, wish: Wish) -> None:
+    """Refuses what cannot be measured of a server that runs elsewhere."""
+    if len(settings.connect) > 1:
+        raise SettingsError("--connect: one server is measured at a time; name one.")
+    if settings.connect and (wish.random or wish.against_diffusers):
+        raise SettingsError(
+            "--connect measures a server as it is: leave --weights and --against out."
+        )
 
 
 def _check_weights(model: Model) -> None:

@@ -27,7 +27,16 @@ from sdxl_lightning_mcp.bench.figures import Section, slope
 from sdxl_lightning_mcp.bench.memory import Memory
 from sdxl_lightning_mcp.bench.plan import CLIENTS, MANY
 from sdxl_lightning_mcp.bench.responsiveness import freed_after_cancel, ticking
-from sdxl_lightning_mcp.bench.ways import API, LOCKED, MCP, by_runner, by_tool, stdio_client
+from sdxl_lightning_mcp.bench.ways import (
+    API,
+    LOCKED,
+    MCP,
+    OVER_HTTP,
+    by_runner,
+    by_tool,
+    http_client,
+    stdio_client,
+)
 from sdxl_lightning_mcp.faces import mcp as face
 from sdxl_lightning_mcp.server import open_runner
 
@@ -43,6 +52,21 @@ async def measure(bench: Bench) -> None:
     if bench.plan.against_diffusers:
         await compare_with_pipeline(bench)
     await compare_with_ceiling(bench)
+
+
+async def measure_server(bench: Bench) -> None:
+    """A server that runs somewhere, as agents reach it over HTTP."""
+    bench.report.machine["device"] = bench.settings.connect[0]
+    async with http_client(bench.settings) as client:
+        draw = by_tool(client, bench.plan)
+        bench.tell(f"{OVER_HTTP}: the first picture")
+        seconds = await seconds_of(draw, *bench.plan.take(1))
+        bench.report.add(Section.FIRST, OVER_HTTP, seconds, "s")
+        await warm_up(bench, draw)
+        await measure_one(bench, OVER_HTTP, draw)
+        await measure_clients(bench, {OVER_HTTP: draw}, CLIENTS[1:])
+        await measure_arrivals(bench, OVER_HTTP, draw)
+    _report_price(bench, OVER_HTTP)
 
 
 async def measure_responsiveness(bench: Bench) -> None:
@@ -120,13 +144,14 @@ async def measure_mcp(bench: Bench) -> None:
             await measure_arrivals(bench, MCP, draw)
             await compare_many(bench, ways)
         _report_memory(bench, memory, held)
-    if plan.price is not None:
-        rate = capacity(bench, MCP)
-        add(
-            Section.PRICE,
-            f"pictures for a dollar, at {plan.price:g} an hour",
-            rate * 3600 / plan.price,
-        )
+    _report_price(bench, MCP)
+
+
+def _report_price(bench: Bench, way: str) -> None:
+    if (price := bench.plan.price) is not None:
+        pictures = capacity(bench, way) * 3600 / price
+        name = f"pictures for a dollar, at {price:g} an hour"
+        bench.report.add(Section.PRICE, name, pictures)
 
 
 def _report_memory(bench: Bench, memory: Memory, held: list[int]) -> None:

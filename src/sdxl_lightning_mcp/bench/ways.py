@@ -5,7 +5,10 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import ImageContent
 
 from sdxl_lightning_mcp.bench.asking import Draw
 from sdxl_lightning_mcp.bench.plan import Plan
@@ -13,10 +16,12 @@ from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import RunFailedError
 from sdxl_lightning_mcp.faces.mcp import TOOL
 from sdxl_lightning_mcp.library import LoadedModel, load
+from sdxl_lightning_mcp.runners.answers import headers
 from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.settings import Settings, environment
 
 API, MCP, ENGINE = "public API", "MCP over stdio", "engine call"
+OVER_HTTP = "MCP over HTTP"
 PIPELINE, LOCKED = "plain pipeline", "plain pipeline with a lock"
 
 
@@ -34,6 +39,17 @@ async def stdio_client(settings: Settings) -> AsyncGenerator[Client]:
         yield client
 
 
+@asynccontextmanager
+async def http_client(settings: Settings) -> AsyncGenerator[Client]:
+    """A client of the server that the settings connect to."""
+    (url,) = settings.connect
+    options: dict[str, Any] = {"headers": headers(settings.connect_token), "timeout": 86_400}
+    async with httpx2.AsyncClient(**options) as http:
+        transport = streamable_http_client(f"{url}/mcp", http_client=http)
+        async with Client(transport) as client:
+            yield client
+
+
 def by_runner(runner: Runner, model: Model, plan: Plan) -> Draw:
     """Draws as a program does that opens a runner."""
 
@@ -49,8 +65,9 @@ def by_tool(client: Client, plan: Plan) -> Draw:
 
     async def draw(number: int) -> None:
         result: Any = await client.call_tool(TOOL, plan.arguments(number))
-        if result.is_error:
-            raise RunFailedError(str(result.content[0].text))
+        first = result.content[0]
+        if result.is_error or not isinstance(first, ImageContent):
+            raise RunFailedError(str(first.text))
 
     return draw
 
