@@ -4,6 +4,7 @@ import hashlib
 import re
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Hub:
     `break_after`: a body longer than that is cut after so many bytes, once; then it is None again.
     The connection is closed as by a server that goes away, which the hub's client tries again, or
     if `reset` is set, torn down as by a network that does, which ends the client's download.
+    `hold_after`: a body longer than that waits after so many bytes, until `released` is set.
     `refuse`: every answer is 503. `gated`: every answer is that the licence must be accepted first.
     `corrupt`: the bytes of this file (`owner/name/path`) are wrong, its length and hash are right.
     """
@@ -46,6 +48,8 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
     break_after: int | None = None
     reset: bool = False
+    hold_after: int | None = None
+    released: threading.Event = field(default_factory=threading.Event)
     refuse: bool = False
     gated: bool = False
     corrupt: str | None = None
@@ -139,10 +143,13 @@ def _send(hub: Hub, handler: _Handler, file: Path, start: int, end: int, corrupt
     stop = end
     if hub.break_after is not None and start + hub.break_after < end:
         stop, hub.break_after = start + hub.break_after, None
+    held = None if hub.hold_after is None else start + hub.hold_after
     with file.open("rb") as content:
         content.seek(start)
         while piece := content.read(min(PIECE, stop - content.tell())):
             handler.wfile.write(piece.translate(FLIPPED) if corrupt else piece)
+            if held is not None and content.tell() >= held:
+                hub.released.wait()
     if stop < end:
         handler.close_connection = True
         if hub.reset:
