@@ -32,6 +32,10 @@ ENVIRONMENT: Mapping[str, str] = {
     # A proxy that was killed is missed after a second or two, not after half a minute.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
+    # Calls go from process to process at once, and from none of our threads to another: nothing of
+    # ours keeps an event loop busy. A third less on each call.
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # All ports of Ray are those of the loopback interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
