@@ -14,6 +14,7 @@ import anyio
 import httpx2
 import psutil
 import pytest
+from driver import H200, T400, stand_in
 from http_server import LONG, SMALL, Served, command, serving
 from http_server import settings as environment
 from mcp import Client
@@ -250,6 +251,25 @@ class TestServed:
                 call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
                 with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
                     call(b"", timeout=PATIENCE)
+
+
+class TestGpus:
+    pytestmark = needs_ray
+
+    async def test_each_replica_sees_the_gpu_that_ray_gave_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stand_in(tmp_path / "driver", monkeypatch)
+        seen: set[str] = set()
+        with serving(tmp_path, "--ray", model="mini", device="cuda:0,cuda:1") as server:
+            with anyio.fail_after(PATIENCE):
+                async with server.client() as client:
+                    while seen != {T400, H200}:
+                        # No worker can be made ready: the reason names what it would see.
+                        run = await begin(client)
+                        ended = await until(client, run, "done")
+                        said = ended["failure_message"]
+                        seen |= {gpu for gpu in (T400, H200) if f"would see {gpu}" in said}
 
 
 class TestItsEnd:

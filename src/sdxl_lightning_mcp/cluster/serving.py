@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 
 from sdxl_lightning_mcp.checkpoint import Model
-from sdxl_lightning_mcp.cluster.application import LOGGING, application, share_of
+from sdxl_lightning_mcp.cluster.application import LOGGING, Share, application, share_of
 from sdxl_lightning_mcp.errors import SettingsError
 from sdxl_lightning_mcp.faces.http.parts import Parts
 from sdxl_lightning_mcp.faces.http.serving import KEEP_ALIVE_SECONDS, LAST_SECONDS, listen
@@ -66,30 +66,40 @@ def serve_ray(settings: Settings, model: Model) -> None:
 
 
 def _serve(ray: Any, settings: Settings, model: Model) -> None:
-    serve: Any = importlib.import_module("ray.serve")
-    host = settings.host.strip("[]")
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={
-            "host": host,
-            "port": settings.port,
-            "keep_alive_timeout_s": KEEP_ALIVE_SECONDS,
-        },
-        logging_config=LOGGING,
-    )
+    # First of all: what cannot be had here leaves nothing behind.
     share = share_of(settings, ray.nodes())
     asked = _EndAsked()
     try:
-        ingress = serve.run(application(settings, model, share), name=NAME, route_prefix="/")
-        _check_address(host, settings.port)
-        where = f"[{host}]" if ":" in host else host
-        log.info("serving", extra={"fields": {"url": f"http://{where}:{settings.port}"}})
+        ingress = _deploy(settings, model, share)
         asked.wait()
-        ingress.drain.remote().result(timeout_s=settings.drain_seconds + LAST_SECONDS)
+        try:
+            ingress.drain.remote().result(timeout_s=settings.drain_seconds + LAST_SECONDS)
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            log.warning("what is under way is left for the next server on this record: %s", error)
     except _AskedAgain:
         log.info("closing at once")
     finally:
-        serve.delete(NAME)
+        importlib.import_module("ray.serve").delete(NAME)
+
+
+def _deploy(settings: Settings, model: Model, share: Share) -> Any:
+    """Brings the application to where it answers, and returns the ingress's handle.
+
+    Raises:
+        SettingsError: It does not come there.
+    """
+    serve: Any = importlib.import_module("ray.serve")
+    host = settings.host.strip("[]")
+    address = {"host": host, "port": settings.port, "keep_alive_timeout_s": KEEP_ALIVE_SECONDS}
+    serve.start(proxy_location="HeadOnly", http_options=address, logging_config=LOGGING)
+    try:
+        ingress = serve.run(application(settings, model, share), name=NAME, route_prefix="/")
+    except (RuntimeError, serve.exceptions.RayServeException) as error:
+        raise SettingsError(f"--ray {settings.ray}: Serve cannot run it: {error}") from None
+    _check_address(host, settings.port)
+    where = f"[{host}]" if ":" in host else host
+    log.info("serving", extra={"fields": {"url": f"http://{where}:{settings.port}"}})
+    return ingress
 
 
 def started(settings: Settings) -> Any:

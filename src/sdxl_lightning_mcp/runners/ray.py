@@ -127,7 +127,8 @@ class RayRunner(KeepingRunner):
             except TimeoutError:
                 # One hangs: Serve replaces it if that goes on.
                 found = self._devices
-            except serve_exceptions.RayServeException:
+            except (serve_exceptions.RayServeException, exceptions.RayError):
+                # There is none yet, or none any more.
                 found = ()
             if found != self._devices:
                 self._devices = found
@@ -174,7 +175,9 @@ class RayRunner(KeepingRunner):
         try:
             told: Told
             async for told in response:
-                over = told.status is not Status.QUEUED and told.status is not Status.RUNNING
+                over = told.status in (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+                if told.status is Status.CANCELED:
+                    break  # not by us: the replica ends
                 run.attempts, run.notes = attempts + told.attempts, [*notes, *told.notes]
                 if told.error is not None:
                     raise told.error
@@ -240,5 +243,5 @@ class RayRunner(KeepingRunner):
                 message = place(position - 1 + running) if ready else self._furthest.state
                 run.position = position
                 if run.message != message:
-                    run.message = message
+                    run.message, run.loaded = message, 0.0
                     run.changed()

@@ -46,6 +46,9 @@ class Replica:
         model: What is served.
         device: cuda is the GPU that Ray gives this replica; else cpu, mps or auto.
         options: As those of `LocalRunner.open`.
+
+    Raises:
+        SettingsError: There is no such device here.
     """
 
     async def __init__(self, model: Model, device: str, **options: Any) -> None:  # type: ignore[misc]
@@ -55,6 +58,8 @@ class Replica:
         # A task of its own: what it opens is also closed in it.
         self._life = asyncio.create_task(self._live(settled))
         await settled.wait()
+        if self._runner is None:
+            await self._life  # which raises why
 
     async def _live(self, settled: anyio.Event) -> None:
         device = Device(self._kind)
@@ -80,8 +85,7 @@ class Replica:
 
     async def status(self) -> DeviceStatus:
         """What the device is doing."""
-        if self._runner is None:
-            return DeviceStatus(self._kind, "starting", False, None, 0)
+        assert self._runner is not None
         return self._runner.status().devices[0]
 
     async def draw(self, run_id: str, parameters: Parameters) -> AsyncGenerator[Told]:
