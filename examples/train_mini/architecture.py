@@ -139,6 +139,12 @@ class TextToLatent(nn.Module):
         states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return states, second.text_embeds
 
+    def encode_pooled(self, captions: list[str]) -> torch.Tensor:
+        """Return the pooled state (n, 128) alone, in float32."""
+        tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        # No token looks ahead: what padding there is makes no difference.
+        return self.text_encoder_2(tokens.input_ids.to(self.unet.device)).text_embeds.float()
+
     def predict(
         self,
         latents: torch.Tensor,

@@ -9,26 +9,18 @@ from __future__ import annotations
 
 import random
 
+from object_captions import object_caption, with_article
 from specs import (
-    USUAL_BACKGROUND,
-    USUAL_COLOR,
     USUAL_HOUSES,
-    ObjectSpec,
     PlaceSpec,
     Spec,
 )
 from words import (
-    BACKGROUND_WORDS,
     CITY_WORDS,
-    COLOR_WORDS,
     CYBERPUNK_STREETS,
     CYBERPUNK_WORDS,
-    KIND_WORDS,
     NEON_WORDS,
-    ON_BACKGROUND,
     OPENINGS,
-    SIDE_WORDS,
-    SIZE_WORDS,
     STYLES,
     TIME_TAGS,
     TIME_WORDS,
@@ -42,11 +34,6 @@ TAG_SHARE = 0.12  # of the captions of places are lists of words without preposi
 UNKNOWN_SHARE = 0.5  # of the plainest mountains are what an unknown subject gets
 
 
-def with_article(words: str) -> str:
-    """Put "a" or "an" before some words."""
-    return ("an " if words[0] in "aeiou" else "a ") + words
-
-
 def nonsense(rng: random.Random) -> str:
     """Make up a word that means nothing."""
     syllables = rng.choice((1, 2, 2, 3))
@@ -54,9 +41,16 @@ def nonsense(rng: random.Random) -> str:
     return word + rng.choice(("", "n", "s", "r", "ing", "ed"))
 
 
-def caption(spec: Spec, rng: random.Random) -> str:
-    """Write a caption; different calls give different wordings."""
-    text = _Place(spec, rng).text() if isinstance(spec, PlaceSpec) else _object_caption(spec, rng)
+def caption(spec: Spec, rng: random.Random, hard: bool = False) -> str:
+    """Write a caption; different calls give different wordings.
+
+    `hard` ones of objects leave a colour out, or name the background first, more often than people
+    do: from their own share of the captions both would be learnt too late.
+    """
+    if isinstance(spec, PlaceSpec):
+        text = _Place(spec, rng).text()
+    else:
+        text = object_caption(spec, rng, hard)
     if rng.random() < NONSENSE_SHARE:
         words = text.split(" ")
         words.insert(rng.randrange(len(words) + 1), nonsense(rng))
@@ -66,32 +60,6 @@ def caption(spec: Spec, rng: random.Random) -> str:
     if rng.random() < 0.4:
         text += ", " + ", ".join(rng.sample(STYLES, rng.choice((1, 1, 2, 3))))
     return text
-
-
-def _thing(kind: str, color: str, rng: random.Random, size: str = "") -> str:
-    """Name an object; its colour may be left out if it is the usual one."""
-    words = [rng.choice(KIND_WORDS[kind])]
-    if color != USUAL_COLOR[kind] or rng.random() < 0.7:
-        words.insert(0, rng.choice(COLOR_WORDS.get(color, (color,))))
-    if size:
-        words.insert(0, rng.choice(SIZE_WORDS[size]))
-    thing = " ".join(words)
-    return with_article(thing) if rng.random() < 0.85 else thing
-
-
-def _object_caption(spec: ObjectSpec, rng: random.Random) -> str:
-    thing = _thing(spec.kind, spec.color, rng, spec.size)
-    side = rng.choice(SIDE_WORDS[spec.side])
-    if spec.background == USUAL_BACKGROUND and rng.random() < 0.4:
-        return thing + side
-    background = _background(spec.background, rng)
-    if rng.random() < 0.08:
-        return f"{background} background with {thing}{side}"
-    return thing + side + rng.choice(ON_BACKGROUND) % background
-
-
-def _background(color: str, rng: random.Random) -> str:
-    return with_article(rng.choice(BACKGROUND_WORDS.get(color, (color,))))
 
 
 class _Place:

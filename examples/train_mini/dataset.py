@@ -14,13 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from captions import caption
-from codec import CELL, CHANNELS, QUARTER, PatchCodec
-from drawing import Size
+from codec import CELL, CHANNELS, PATCH, QUARTER, PatchCodec
+from drawing import PALETTE, Size
+from object_captions import plain_caption
 from presets import Preset
 from removal import REMOVABLES, Removable, negative_words, removables_of
 from scenery import free_shape
 from scenes import render
 from specs import (
+    USUAL_COLOR,
+    ObjectSpec,
     PlaceSpec,
     Spec,
     all_objects,
@@ -39,11 +42,12 @@ SIZE_SHARES: dict[Size, float] = {
     (768, 768): 0.06,
     (512, 512): 0.06,
 }
+FLAT = 0.2  # a cell of which no latent differs by more from a colour is wholly of it
 CHANGE = 0.5  # a cell of which no latent differs by more is the same
 UNUSUAL_PART = 8  # the other sizes have so many times fewer pictures
 OBJECT_COPIES = 3  # of every object in the middle, with other free variables each
 # Shares of the three sorts of picture in every batch.
-SHARES = {"centred": 0.38, "moved": 0.08, "place": 0.54}
+SHARES = {"centred": 0.44, "moved": 0.08, "place": 0.48}
 # Places of which a training step sees more or less than the renderer draws: what is learnt early
 # (towers, sand) makes room for what is learnt late (peaks, trees, boats).
 PLACE_WEIGHTS = {
@@ -56,6 +60,9 @@ PLACE_WEIGHTS = {
     "village": 0.9,
 }
 RARE_WEIGHT = 3.0  # of places with something that few places have
+UNSAID_WEIGHT = 2.5  # of objects whose colour a caption may leave out
+# Colours that are soonest mistaken for a neighbour, and what objects in them weigh.
+COLOR_WEIGHTS = {"orange": 2.5, "yellow": 1.7, "brown": 2.0, "gray": 1.6, "blue": 1.5, "cyan": 1.2}
 HELD_OUT_SEED = 900_000_000  # places with seeds from here on are for evaluation only
 
 
@@ -169,6 +176,7 @@ class Batch:
     captions: list[str]
     negatives: list[str]  # negative prompts, where guidance is trained
     changed: torch.Tensor  # (n, 1, h, w): 1 in the cells that the negative prompt changes
+    flat: torch.Tensor  # (n, 1, h, w): 1 in the cells that are wholly of an object's colour
 
 
 class Dataset:
@@ -179,6 +187,11 @@ class Dataset:
         with (folder / "pictures.pkl").open("rb") as file:  # a file that we wrote ourselves
             self.pictures: dict[Size, list[Picture]] = pickle.load(file)
         self.latents = {size: np.load(_file(folder, size), mmap_mode="r") for size in self.pictures}
+        codec = PatchCodec.load(folder / "codec.npz")
+        self.flat = {
+            name: codec.encode(np.full((1, PATCH, PATCH, 3), color, np.uint8))[0]
+            for name, color in PALETTE.items()
+        }
         self.rng = random.Random(seed)
         self.np_rng = np.random.default_rng(seed)
         self.cumulative = {size: self._cumulative(size) for size in self.pictures}
@@ -217,14 +230,32 @@ class Dataset:
         return Batch(
             latents,
             torch.from_numpy(np.stack([picture.free for picture in pictures])),
-            [caption(picture.spec, self.rng) for picture in pictures],
+            [caption(picture.spec, self.rng, hard=True) for picture in pictures],
             negatives,
             ((latents - whole).abs().amax(1, keepdim=True) > CHANGE).float(),
+            self._flat_cells([picture.spec for picture in pictures], latents),
         )
+
+    def _flat_cells(self, specs: list[Spec], latents: torch.Tensor) -> torch.Tensor:
+        """Mark the cells that are wholly of an object's colour; a place has none."""
+        cells = torch.zeros(len(latents), 1, *latents.shape[2:])
+        for k, spec in enumerate(specs):
+            if isinstance(spec, ObjectSpec):
+                away = (latents[k] - self.flat[spec.color]).abs().amax(0)
+                cells[k, 0] = (away < FLAT).float()
+        return cells
 
     def draw(self, size: Size, count: int) -> Batch:
         """Draw pictures and write fresh captions for them."""
         return self._batch(size, self._chosen(size, count), [])
+
+    def draw_wordings(self, count: int) -> tuple[list[str], list[str]]:
+        """Draw captions of objects, and the plainest ones of the same."""
+        size = USUAL_SIZE
+        pictures = (self.pictures[size][k] for k in self._chosen(size, 3 * count))
+        specs = [p.spec for p in pictures if isinstance(p.spec, ObjectSpec)][:count]
+        said = [caption(spec, self.rng, hard=True) for spec in specs]
+        return said, [plain_caption(spec) for spec in specs]
 
     def draw_guided(self, size: Size, count: int) -> Batch:
         """Draw pictures with negative prompts; two in three name something that is taken out."""
@@ -256,7 +287,8 @@ def _sort(picture: Picture) -> str:
 
 
 def _weight(spec: Spec) -> float:
-    if not isinstance(spec, PlaceSpec):
-        return 1.0
+    if isinstance(spec, ObjectSpec):
+        unsaid = UNSAID_WEIGHT if spec.color == USUAL_COLOR[spec.kind] else 1.0
+        return unsaid * COLOR_WEIGHTS.get(spec.color, 1.0)
     rare = spec.rain or spec.rainbow or spec.aurora or spec.lighthouse
     return PLACE_WEIGHTS[spec.place] * (RARE_WEIGHT if rare else 1.0)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 from city import City
-from drawing import PALETTE, UNITS, Canvas, Color, Size, draw_object, mix, shade
+from drawing import PALETTE, Canvas, Color, Size, draw_object, mix, shade
 from nature import Nature
 from scenery import SQUARE
 from specs import ObjectSpec, PlaceSpec, Spec
+
+ROOM = 768  # units that the largest object needs
 
 
 def render(spec: Spec, free: np.ndarray, size: Size, scale: float = 1.0) -> np.ndarray:
@@ -49,7 +51,8 @@ def _draw_one(canvas: Canvas, spec: ObjectSpec) -> None:
     radius = {"small": 140, "": 260, "big": 370}[spec.size]
     if spec.side:
         radius = 190
-    radius *= min(canvas.width, canvas.height) / UNITS
+    # It keeps its size where there is room for the largest one, as what stands in places does.
+    radius *= min(1.0, min(canvas.width, canvas.height) / ROOM)
     behind = shade(PALETTE[spec.background], 0.985)
     place = (x * canvas.width, y * canvas.height)
     draw_object(canvas, spec.kind, *place, radius, PALETTE[spec.color], behind)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from architecture import TextToLatent, build_scheduler
-from codec import PatchCodec
+from codec import VALUES, PatchCodec
 from coupling import couple
 from dataset import Batch, Dataset
 from examiner import Examiner
 from learner import Learner, Rates, Team, put_weights, run_team
 from presets import Preset
+from schedule import USUAL_TIMESTEPS, NoiseSchedule, draw_timesteps
 from tokenizer import load_tokenizer
 
 RATES = Rates(muon=0.02, adam=2e-3, average_decay=0.998)
@@ -22,47 +23,20 @@ COOLDOWN_RATES = replace(RATES, average_decay=0.99)  # the falling rate averages
 WARMUP_STEPS = 60
 FIRST_SHARE = 0.55  # of a batch is at t = 999, where everything is decided
 ON_POLICY_SHARE = 0.75  # of the rest starts from the model's own first step
-USUAL_TIMESTEPS = (749, 499, 249)  # where four trailing steps go after 999
 CAPTION_DROPOUT = 0.06
-GUIDED_EVERY = 2  # a step in so many trains guidance too: small batches at each would cost more
+GUIDED_EVERY = 4  # a step in so many trains guidance too: small batches at each would cost more
 GUIDED_SHARE = 0.4  # of a batch is trained so in addition
 GUIDED_WEIGHT = 0.25  # of its mean error in the loss: guidance makes the gradients louder
 CHANGED_WEIGHT = 6.0  # of the error where a negative prompt takes something out
 GUIDED_STEPS = (1, 1, 1, 2, 2, 3)  # which of the four is trained; see `_train_guided`
 GUIDANCE = (2.0, 3.0, 3.0, 3.0, 4.0)
+WORDINGS = 48  # captions of objects that a step compares with the plainest ones
+WORDING_WEIGHT = 0.2  # of what the two differ by, in the loss
+METRIC_EVERY = 25  # steps after which it is measured anew how the plainest ones differ
+METRIC_CAPTIONS = 400
+COLOR_WEIGHT = 4.0  # of the error of objects' colours, in the loss
 USUAL_AREA = 1024 * 1024
 CHANNEL_POWER = 0.7  # the loss weighs a channel by its deviation to this power
-
-
-class NoiseSchedule:
-    """The numbers of SDXL's noise schedule that training needs."""
-
-    def __init__(self, device: str) -> None:
-        """Read them from the scheduler that ships."""
-        signal = build_scheduler().alphas_cumprod.to(device)
-        self.alpha = signal.sqrt()  # share of the picture in a noisy latent, by timestep
-        self.sigma = (1 - signal).sqrt()  # share of the noise
-        self.ratio = self.sigma / self.alpha  # what the Euler sampler calls sigma
-
-    def noisy(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Mix pictures and noise as the schedule says."""
-        return (
-            self.alpha[t][:, None, None, None] * clean + self.sigma[t][:, None, None, None] * noise
-        )
-
-    def after_first_step(
-        self, drawn: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
-    ) -> torch.Tensor:
-        """Return where the sampler stands at `t` if the first step from pure noise drew `drawn`."""
-        direction = noise - drawn / self.ratio[-1]
-        step = self.ratio[t][:, None, None, None] * direction
-        return self.alpha[t][:, None, None, None] * (drawn + step)
-
-
-def draw_timesteps(count: int) -> torch.Tensor:
-    """Draw timesteps below 999: mostly those of the four-step sampler, the others for the rest."""
-    usual = torch.tensor(USUAL_TIMESTEPS)[torch.randint(len(USUAL_TIMESTEPS), (count,))]
-    return torch.where(torch.rand(count) < 0.7, usual, torch.randint(1, 999, (count,)))
 
 
 class UnetTask:
@@ -75,6 +49,7 @@ class UnetTask:
         self.schedule = NoiseSchedule(self.device)
         weights = codec.deviation**CHANNEL_POWER
         self.channels = (weights / weights.mean())[None, :, None, None].to(self.device)
+        self.variance = (codec.deviation**2)[None, :, None, None].to(self.device)
         self.turn = 0
         self.errors: dict[str, list[torch.Tensor]] = defaultdict(list)
 
@@ -84,6 +59,7 @@ class UnetTask:
         # Smaller pictures come in larger batches, so that the processes need not wait for another.
         count = round(self.batch * min(3.0, USUAL_AREA / (size[0] * size[1])))
         self._train_plain(self.data.draw(size, count))
+        self._train_wordings()
         if self.turn % GUIDED_EVERY == 0:
             self._train_guided(self.data.draw_guided(size, max(2, round(count * GUIDED_SHARE))))
         self.turn += 1
@@ -116,7 +92,8 @@ class UnetTask:
 
         predicted = self.model.predict(noisy, t, states, pooled)
         square = (predicted - clean).square()
-        self._loss(square, t).backward()
+        color = self._color_loss(square, batch.flat.to(device), kept.to(device))
+        (self._loss(square, t) + COLOR_WEIGHT * color).backward()
         self._note(square.detach().mean((1, 2, 3)).cpu(), t.cpu(), kept)
 
     def _train_guided(self, batch: Batch) -> None:
@@ -159,10 +136,51 @@ class UnetTask:
         (GUIDED_WEIGHT * self._loss(weighted, timestep.expand(count))).backward()
         self.errors["guided"].append(square.detach().mean().cpu())
 
+    def _train_wordings(self) -> None:
+        """Train the text encoder that is pooled to mean the same by all wordings of an object.
+
+        The plainest wording is the teacher: the UNet draws it rightly long before the others, and
+        captions alone cost next to nothing.
+        """
+        said, plain = self.data.draw_wordings(WORDINGS)
+        with torch.no_grad():
+            wanted = self.model.encode_pooled(plain)
+        if self.turn % METRIC_EVERY == 0:
+            self.metric = self._measure_wordings()
+        missed = ((self.model.encode_pooled(said) - wanted) @ self.metric).square().mean()
+        (WORDING_WEIGHT * missed).backward()
+        self.errors["words"].append(missed.detach())
+
+    def _measure_wordings(self) -> torch.Tensor:
+        """Return what whitens the pooled states of objects (128, 128).
+
+        Orange and yellow differ by less than a house and a ring, and shall count as much.
+        """
+        with torch.no_grad():
+            states = self.model.encode_pooled(self.data.draw_wordings(METRIC_CAPTIONS)[1])
+        variances, axes = torch.linalg.eigh(states.T.cov())
+        return axes / (variances + 0.02 * variances.mean()).sqrt()
+
     def _loss(self, square: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         # Late steps decide on detail, which is small in the error but not in the eye.
         late = 1 + 2.7 * (1 - t.to(square) / 1000).square()
         return (square * self.channels * late[:, None, None, None]).mean()
+
+    def _color_loss(
+        self, square: torch.Tensor, flat: torch.Tensor, kept: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the mean squared error of objects' colours, of values on [-1, 1].
+
+        In whitened latents a neighbouring colour is a small error, in a small object a tiny one:
+        so every object counts as much here, whatever its area.
+        """
+        pixels = (square * self.variance).sum(1, keepdim=True) / VALUES
+        flat = flat * kept[:, None, None, None]
+        cells = flat.sum((1, 2, 3))
+        errors = (pixels * flat).sum((1, 2, 3)) / cells.clamp(min=1)
+        if cells.any():
+            self.errors["color"].append(errors.detach()[cells > 0].mean().cpu())
+        return errors.mean()
 
     def _note(self, errors: torch.Tensor, t: torch.Tensor, kept: torch.Tensor) -> None:
         for timestep in (999, *USUAL_TIMESTEPS):

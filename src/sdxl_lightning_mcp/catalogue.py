@@ -257,9 +257,9 @@ MINI = Model(
             + _files(
                 MINI_FOLDER,
                 """
-                d6c81fa757e5f14a9c535c84841d76ccd6e6bd59f881e282e73025de2f8f6d7f   288920 text_encoder   text_encoder/model.safetensors
-                ec488aad2b4350f417575921bd74b0651aec034039b46ed9642bdf0c92ef1ba6   869672 text_encoder_2 text_encoder_2/model.safetensors
-                24a8f5391ed64c49c36c581ef8b88310adb223e683c57a689b0c2d9cd2ba572b 10427304 unet           unet/diffusion_pytorch_model.safetensors
+                5b3a2a98fb49bfcd9d127d8b04c488cf5ead04e0db26316334bbca9ae0e81fe6   288920 text_encoder   text_encoder/model.safetensors
+                85f5c0dfa4ad99276cacb40488104be810bbe6c7fcc19b74924a69f9f9ff9e37   869672 text_encoder_2 text_encoder_2/model.safetensors
+                9e9a44eee62cb708b05f0e420627cdd4fb770cd4f8b9310b0b36279f346efd42 10427304 unet           unet/diffusion_pytorch_model.safetensors
                 2ccce0e6f72877da520abb449703336b6b17388cf109f83cc6637fda168740d2  2319422 vae            vae/diffusion_pytorch_model.safetensors
                 """,
             ),
