@@ -28,7 +28,6 @@ TOLD = (
     "MCP over stdio, process start to picture",
     "MCP over stdio, p50",
     "MCP over stdio, p95",
-    "MCP over stdio / engine call",
     "engine call / plain pipeline, bfloat16",
     "engine call / plain pipeline, float32",
     "at once / one by one",

@@ -14,6 +14,9 @@ import anyio
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
 
+# Two servers on one machine: with all cores each, their threads would wait for each other's.
+HALF_A_MACHINE = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+
 
 @dataclass
 class Region:
@@ -37,7 +40,7 @@ class Region:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sdxl_lightning_mcp", "serve", *flags, *places],
-                env={**os.environ, "SDXL_LIGHTNING_WAIT_SECONDS": "20"},
+                env={**os.environ, **HALF_A_MACHINE, "SDXL_LIGHTNING_WAIT_SECONDS": "20"},
                 stderr=log,
             )
 
