@@ -22,10 +22,11 @@ LONG = {"prompt": "the sea", "width": 1536, "height": 1536, "steps": 12}
 
 @dataclass
 class Served:
-    """A running server: its address, and what it logs, line by line."""
+    """A running server: its address, what it logs, line by line, and a key, if it wants one."""
 
     process: "subprocess.Popen[str]"
     url: str = ""
+    key: str | None = None
     lines: list[dict[str, Any]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 

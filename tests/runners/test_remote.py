@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,19 @@ import httpx2
 import pytest
 from http_server import Served, make_key, serving
 from mcp import Client
-from support import PATIENCE, command, stdio_server, until, until_step
+from support import PATIENCE, answering, command, stdio_server, until, until_step
 
 from sdxl_lightning_mcp.catalogue import MINI
-from sdxl_lightning_mcp.errors import RunCanceledError, SettingsError, UnreachableError
+from sdxl_lightning_mcp.errors import (
+    RunCanceledError,
+    RunFailedError,
+    SettingsError,
+    UnreachableError,
+)
 from sdxl_lightning_mcp.image import read_parameters
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Run, Status
+from sdxl_lightning_mcp.runners.answers import CARD
 from sdxl_lightning_mcp.runners.remote import RemoteRunner
 from sdxl_lightning_mcp.server import choose_model
 from sdxl_lightning_mcp.settings import Settings
@@ -38,7 +47,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     key = make_key(folder)
     with serving(folder, "--model", "mini", device="cpu", max_queue=2) as served:
-        served.key = key  # type: ignore[attr-defined]
+        served.key = key
         yield served
 
 
@@ -50,7 +59,7 @@ async def remote(folder: Path, *urls: str, **options: Any) -> AsyncIterator[Remo
 
 @pytest.fixture
 async def runner(served: Served, tmp_path: Path) -> AsyncIterator[RemoteRunner]:
-    async with remote(tmp_path, served.url, token=served.key) as runner:  # type: ignore[attr-defined]
+    async with remote(tmp_path, served.url, token=served.key) as runner:
         yield runner
 
 
@@ -67,7 +76,7 @@ async def test_a_canceled_run_is_let_go_by_the_server_too(
         await runner.cancel(stopped)
         with pytest.raises(RunCanceledError):
             await stopped.finished()
-        while await there(served, stopped) != "canceled":
+        while await listed(served, stopped) != "canceled":
             await anyio.lowlevel.checkpoint()
         await (await runner.submit(parameters)).finished()
 
@@ -76,12 +85,12 @@ async def test_runs_that_are_left_behind_end_here_and_there(
     served: Served, tmp_path: Path, parameters: Parameters
 ) -> None:
     with anyio.fail_after(PATIENCE):
-        async with remote(tmp_path, served.url, token=served.key) as runner:  # type: ignore[attr-defined]
+        async with remote(tmp_path, served.url, token=served.key) as runner:
             run = await runner.submit(long(parameters))
             await until_step(run, 1)
         with pytest.raises(RunCanceledError, match="closed"):
             await run.finished()
-        assert await there(served, run) == "canceled"
+        assert await listed(served, run) == "canceled"
 
 
 async def test_where_every_server_is_full_runs_wait_in_their_order(
@@ -114,26 +123,23 @@ async def test_a_run_is_moved_from_a_server_that_is_killed_and_back_when_it_reco
                 run = await runner.submit(long(parameters))
                 waiting = await runner.submit(parameters)
                 await until_step(run, 1)
-                nearest = next(
-                    served for served in (one, other) if served.url == holder(runner, run)
-                )
-                spare = other if nearest is one else one
+                nearest, spare = await holder_and_other(run, one, other)
                 nearest.kill()
                 path = await run.finished()
                 await waiting.finished()
                 assert read_parameters(path) == long(parameters)
                 assert run.notes[0].startswith(f"{nearest.url} was lost under this run")
                 # One that hangs is left too, here in the middle of a run.
+                folder = tmp_path / ("a" if nearest is one else "b")
                 port = int(nearest.url.rpartition(":")[2])
-                with serving(tmp_path / "a", *flags, port=port) as again:
-                    while runner.status().devices[0].state == runner.status().devices[1].state:
-                        runner.wake()
-                        await anyio.lowlevel.checkpoint()
+                with serving(folder, *flags, port=port):
+                    runner.wake()
                     moved = await runner.submit(long(parameters))
                     await until_step(moved, 1)
-                    hangs = again if again.url == holder(runner, moved) else spare
-                    os.kill(hangs.process.pid, signal.SIGSTOP)
+                    assert await listed(spare, moved) == "running"
+                    os.kill(spare.process.pid, signal.SIGSTOP)
                     await moved.finished()
+                    assert moved.notes[0].startswith(f"{spare.url} was lost under this run")
                     assert "is silent for" in moved.notes[0]
 
 
@@ -188,16 +194,13 @@ async def test_a_server_of_another_model_is_not_used(
 ) -> None:
     settings = Settings(
         connect=(served.url,),
-        connect_token=served.key,  # type: ignore[attr-defined]
+        connect_token=served.key,
         model="sd-xl-lightning",
     )
     model = choose_model(settings)
     with anyio.fail_after(PATIENCE):
         async with RemoteRunner.open(
-            [served.url],
-            model,
-            Store(tmp_path),
-            token=served.key,  # type: ignore[attr-defined]
+            [served.url], model, Store(tmp_path), token=served.key
         ) as runner:
             with pytest.raises(UnreachableError, match=r"serves mini \(mini-1\), not sdxl_light"):
                 await (await runner.submit(parameters)).finished()
@@ -208,7 +211,7 @@ async def test_a_stdio_server_gives_its_runs_to_the_server_it_is_connected_to(
 ) -> None:
     parameters = stdio_server(
         *("--connect", served.url, "--output-dir", str(tmp_path), "--model", "auto"),
-        SDXL_LIGHTNING_CONNECT_TOKEN=served.key,  # type: ignore[attr-defined]
+        SDXL_LIGHTNING_CONNECT_TOKEN=str(served.key),
         SDXL_LIGHTNING_DATA_DIR=str(tmp_path / "data"),
     )
     with anyio.fail_after(PATIENCE):
@@ -236,17 +239,82 @@ def test_what_the_servers_decide_cannot_be_set_here() -> None:
 
 
 def bearer(served: Served) -> dict[str, str]:
-    return {"Authorization": f"Bearer {served.key}"}  # type: ignore[attr-defined]
+    return {"Authorization": f"Bearer {served.key}"} if served.key else {}
 
 
-def holder(runner: RemoteRunner, run: Run) -> str:
-    """Where the one run that is under way is."""
-    assert run.status is Status.RUNNING
-    return next(one.name for one in runner.status().devices if one.running)
+async def holder_and_other(run: Run, one: Served, other: Served) -> tuple[Served, Served]:
+    """The server that has a run, and the one that has not."""
+    found = (one, other) if await listed(one, run) else (other, one)
+    assert await listed(found[0], run) == "running"
+    return found
 
 
-async def there(served: Served, run: Run) -> str:
-    """How a run stands at the server."""
+async def listed(served: Served, run: Run) -> str | None:
+    """How a run stands at the server; None where it has not come."""
     async with served.client(headers=bearer(served)) as client:
-        listed = (await client.get("/v1/runs")).json()["data"]
-        return next(one["status_code"] for one in listed if one["client_ref"] == run.id)
+        runs = (await client.get("/v1/runs")).json()["data"]
+        return next((one["status_code"] for one in runs if one["client_ref"] == run.id), None)
+
+
+@contextmanager
+def strange_server(answers: dict[str, tuple[int, str, str]]) -> Iterator[str]:
+    """A stand-in that says it is one of ours and ready, and answers runs as is said here.
+
+    `answers` are status, type and body by the last part of the path.
+    """
+    model = {
+        "version": version("sdxl-lightning-mcp"),
+        "description": CARD.dump_python(MINI.described, mode="json"),
+    }
+    known = {
+        "models": (200, "application/json", json.dumps({"data": [model]})),
+        "readyz": (200, "application/json", "{}"),
+        **answers,
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, kind, body = known[self.path.rpartition("/")[2]]
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
+
+
+BEGUN = json.dumps({"id": "one", "status_code": "queued"})
+JSON, EVENTS = "application/json", "text/event-stream"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"runs": (500, JSON, '{"detail": "Something went wrong here."}')},
+        {"runs": (200, "text/html", "<p>Sign in, please.</p>")},
+        {"runs": (201, JSON, "[]")},
+        {"runs": (202, JSON, BEGUN), "events": (404, JSON, "{}")},
+        {"runs": (202, JSON, BEGUN), "events": (200, "text/html", "<p>Sign in, please.</p>")},
+        {"runs": (202, JSON, BEGUN), "events": (200, EVENTS, "event: done\ndata: <p>\n\n")},
+        {"runs": (202, JSON, BEGUN), "events": (200, EVENTS, "event: dreaming\ndata: {}\n\n")},
+    ],
+)
+async def test_a_server_that_answers_strangely_fails_the_run_in_words_and_nothing_else(
+    answers: dict[str, tuple[int, str, str]], tmp_path: Path, parameters: Parameters
+) -> None:
+    with strange_server(answers) as url:
+        with anyio.fail_after(PATIENCE):
+            async with remote(tmp_path, url, patience_seconds=0) as runner:
+                for _ in range(2):
+                    run = await runner.submit(parameters)
+                    with pytest.raises(RunFailedError, match=re.escape(url)):
+                        await run.finished()
+                    assert run.attempts <= 5

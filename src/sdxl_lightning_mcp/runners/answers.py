@@ -17,6 +17,8 @@ ASK_SECONDS = 3.0
 # A server that is full is asked again after so long at the most, whatever it says.
 MOST_SECONDS = 5.0
 CARD = TypeAdapter(Model)
+# What is said of an answer that cannot be read.
+STRANGE = "answers otherwise than a server of ours"
 
 
 class Lost(Exception):
@@ -41,7 +43,7 @@ def served_model(urls: Sequence[str], token: str | None) -> Model:
     for url in urls:
         try:
             response = httpx2.get(f"{url}/v1/models", headers=headers(token), timeout=ASK_SECONDS)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             answers.append(f"{url} {in_words(error)}")
             continue
         wrong = mismatch(response)
@@ -90,6 +92,14 @@ def read(response: httpx2.Response) -> Any:
         detail = problem(response).get("detail", f"answers {response.status_code}")
         raise Lost(str(detail))
     return response.json()
+
+
+def read_run(response: httpx2.Response) -> dict[str, Any]:
+    """A run as a server tells it. Raises Lost where the answer tells none."""
+    reply = read(response)
+    if not (isinstance(reply, dict) and {"id", "status_code"} <= {*cast(dict[str, Any], reply)}):
+        raise Lost(STRANGE)
+    return cast(dict[str, Any], reply)
 
 
 def problem(response: httpx2.Response) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -53,6 +53,8 @@ class KeepingRunner(Runner):
         # What waits, what is being carried out, and the runs whose pictures or ends are being
         # written.
         self._unended: dict[str, Run] = {}
+        # Of runs whose tasks are here: `_stop` gives up what is awaited for one.
+        self._scopes: dict[str, anyio.CancelScope] = {}
         # How long the latest runs took, the newest counting most.
         self._mean_ms = 0.0
         self._tasks = anyio.create_task_group()
@@ -136,6 +138,36 @@ class KeepingRunner(Runner):
         self.store.check()
         if self._record:
             self._record.begin(runs)
+
+    async def _see_through(
+        self, run: Run, finish: Callable[[Run], Awaitable[Finished | None]]
+    ) -> None:
+        """Awaits a run's end from `finish`, unless it is stopped, and keeps what comes of it.
+
+        However one run goes wrong, the others go on.
+        """
+        finished: Finished | None = None
+        scope = self._scopes[run.id] = anyio.CancelScope()
+        try:
+            with scope:
+                finished = await finish(run)
+        except RunCanceledError as error:
+            self._end([run], Status.CANCELED, error)
+        except SdxlLightningError as error:
+            self._end([run], Status.FAILED, error)
+        except Exception as error:
+            log.exception("run %s cannot be carried out", run.id)
+            failure = RunFailedError(f"The run cannot be carried out: {error}")
+            self._end([run], Status.FAILED, failure)
+        finally:
+            del self._scopes[run.id]
+        if finished:
+            await self._keep(run, finished)
+
+    def _stop(self, run: Run) -> None:
+        """Gives up what `_see_through` awaits for a run, if anything."""
+        if run.id in self._scopes:
+            self._scopes[run.id].cancel()
 
     async def _keep(self, run: Run, finished: Finished) -> None:
         """Writes the picture without holding up the event loop."""

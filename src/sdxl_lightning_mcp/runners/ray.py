@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
+from sdxl_lightning_mcp.errors import RunFailedError
 from sdxl_lightning_mcp.record import Record
 from sdxl_lightning_mcp.run import Finished, Run, Status, place
 from sdxl_lightning_mcp.runners.base import DeviceStatus, RunnerStatus
@@ -46,7 +46,6 @@ class RayRunner(KeepingRunner):
         self._stream = replicas.options(stream=True)
         self._devices: tuple[DeviceStatus, ...] = ()
         self._waiting: dict[str, Run] = {}
-        self._scopes: dict[str, anyio.CancelScope] = {}
         self._moved = anyio.Event()
         self._arrived, self._arrivals = anyio.create_memory_object_stream[Run](float("inf"))
 
@@ -96,8 +95,7 @@ class RayRunner(KeepingRunner):
         return RunnerStatus(first.state, first.description, waiting, running, self._devices)
 
     async def _let_go(self, run: Run) -> None:
-        if run.id in self._scopes:
-            self._scopes[run.id].cancel()
+        self._stop(run)
         self._wait_no_more(run)
 
     def _load(self) -> tuple[int, int, int]:
@@ -141,27 +139,17 @@ class RayRunner(KeepingRunner):
         # Not where they were submitted: what is called from within a request belongs to it for
         # Serve, and is canceled when the client hangs up.
         async for run in self._arrivals:
-            self._tasks.start_soon(self._carry_out, run)
+            self._tasks.start_soon(self._see_through, run, self._carry_out)
 
-    async def _carry_out(self, run: Run) -> None:
+    async def _carry_out(self, run: Run) -> Finished | None:
         """Brings a run to its end, on as many replicas as that takes."""
         finished: Finished | None = None
-        scope = self._scopes[run.id] = anyio.CancelScope()
         try:
-            with scope:
-                while finished is None and not run.done:
-                    finished = await self._finished(run)
-        except SdxlLightningError as error:
-            self._end([run], Status.FAILED, error)
-        except Exception as error:
-            log.exception("run %s cannot be carried out", run.id)
-            failure = RunFailedError(f"Ray cannot carry out the run: {error}")
-            self._end([run], Status.FAILED, failure)
+            while finished is None and not run.done:
+                finished = await self._finished(run)
         finally:
-            del self._scopes[run.id]
             self._wait_no_more(run)
-        if finished:
-            await self._keep(run, finished)
+        return finished
 
     async def _finished(self, run: Run) -> Finished | None:
         """The picture; None where the replica was lost under the run, which may begin anew.

@@ -8,7 +8,6 @@ import anyio
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import (
-    RunCanceledError,
     RunFailedError,
     SdxlLightningError,
     UnreachableError,
@@ -54,7 +53,6 @@ class RemoteRunner(KeepingRunner):
         self._met_one = False
         # Fair: whoever came first is given away first.
         self._turn = anyio.Lock()
-        self._scopes: dict[str, anyio.CancelScope] = {}
 
     @classmethod
     @asynccontextmanager
@@ -102,7 +100,7 @@ class RemoteRunner(KeepingRunner):
         for run in runs:
             self._unended[run.id] = run
             run.position = self._load()[0]
-            self._tasks.start_soon(self._carry_out, run)
+            self._tasks.start_soon(self._see_through, run, self._carry_out)
 
     def status(self) -> RunnerStatus:
         """What the runner is doing, and each of its servers."""
@@ -121,8 +119,7 @@ class RemoteRunner(KeepingRunner):
         return RunnerStatus(first.state, first.description, waiting, running, devices)
 
     async def _let_go(self, run: Run) -> None:
-        if run.id in self._scopes:
-            self._scopes[run.id].cancel()
+        self._stop(run)
 
     def _load(self) -> tuple[int, int, int]:
         waiting = sum(run.status is Status.QUEUED for run in self._unended.values())
@@ -131,24 +128,16 @@ class RemoteRunner(KeepingRunner):
 
     # --- one run ---------------------------------------------------------------------------
 
-    async def _carry_out(self, run: Run) -> None:
+    async def _carry_out(self, run: Run) -> Finished:
         """Brings a run to its end, on as many servers as that takes."""
-        finished: Finished | None = None
-        scope = self._scopes[run.id] = anyio.CancelScope()
         try:
-            with scope:
-                finished = await self._finished(run)
-        except RunCanceledError as error:
-            self._end([run], Status.CANCELED, error)
-        except SdxlLightningError as error:
-            self._end([run], Status.FAILED, error)
+            finished = await self._finished(run)
         finally:
-            del self._scopes[run.id]
             for upstream in self._upstreams:
                 upstream.runs.pop(run.id, None)
-        if finished:
-            run.parameters = finished.image.parameters
-            await self._keep(run, finished)
+        # Which of its checkpoints it draws with, the server decides.
+        run.parameters = finished.image.parameters
+        return finished
 
     async def _finished(self, run: Run) -> Finished:
         troubles: dict[Upstream, SdxlLightningError] = {}
@@ -190,13 +179,13 @@ class RemoteRunner(KeepingRunner):
                 upstream.runs[run.id] = run
                 upstream.rouse()
                 try:
-                    reply = await upstream.begin(run)
-                    run.attempts += 1
-                    return upstream, reply
+                    return upstream, await upstream.begin(run)
                 except Full as full:
                     upstream.full_until = anyio.current_time() + full.seconds
-                except Lost:
+                except Lost as lost:
                     await upstream.check()
+                    if upstream.usable:  # and would answer so again
+                        troubles[upstream] = RunFailedError(f"{upstream.url}: {lost}")
                 except anyio.get_cancelled_exc_class():
                     await self._given_up(run, upstream)
                     raise

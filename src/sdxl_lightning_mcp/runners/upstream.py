@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import httpx2
@@ -25,6 +25,7 @@ from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Run, Status
 from sdxl_lightning_mcp.runners.answers import (
+    STRANGE,
     Full,
     Lost,
     headers,
@@ -33,6 +34,7 @@ from sdxl_lightning_mcp.runners.answers import (
     mismatch,
     problem,
     read,
+    read_run,
     seconds_until_free,
     whole_picture,
 )
@@ -140,7 +142,7 @@ class Upstream:
                 self._known = True
             began = time.perf_counter()
             response = await self.client.get("/readyz")
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             return State.LOST, in_words(error)
         taken = time.perf_counter() - began
         self.round_trip = 0.8 * self.round_trip + 0.2 * taken if self.round_trip else taken
@@ -186,7 +188,7 @@ class Upstream:
                 raise Full(seconds_until_free(response))
             if response.status_code == 422:
                 raise RunFailedError(f"{self.url}: {problem(response).get('detail')}")
-            return cast(dict[str, Any], read(response))
+            return read_run(response)
         raise Lost(self.answer)
 
     async def follow(self, run: Run, reply: Mapping[str, Any]) -> GeneratedImage:
@@ -197,6 +199,7 @@ class Upstream:
             SdxlLightningError: How it ended there, without a picture.
         """
         theirs: str = reply["id"]
+        failure: SdxlLightningError | None = None
         with self._held():
             ended = reply if is_final(reply) else await self._last(theirs, run)
             if ended["status_code"] == Status.SUCCEEDED:
@@ -204,13 +207,14 @@ class Upstream:
                 parameters = Parameters.model_validate(ended["input"])
                 return GeneratedImage(jpeg, parameters, tuple(ended["notes"]))
             if ended["status_code"] == Status.CANCELED:
-                raise RunCanceledError(f"The run was canceled at {self.url}.")
-            raise named(str(ended["failure_code"]), str(ended["failure_message"]))
-        raise Lost(self.answer)
+                failure = RunCanceledError(f"The run was canceled at {self.url}.")
+            else:
+                failure = named(str(ended["failure_code"]), str(ended["failure_message"]))
+        raise failure or Lost(self.answer)
 
     async def withdraw(self, run: Run) -> None:
         """Lets it know that nobody wants the run any more; waits only shortly for that."""
-        given_up = (Lost, Full, SdxlLightningError, httpx2.TransportError)
+        given_up = (Lost, Full, SdxlLightningError, httpx2.RequestError)
         with anyio.move_on_after(WITHDRAW_SECONDS, shield=True), suppress(*given_up):
             # By its key it is told again, also where the first answer never came.
             theirs = (await self.begin(run))["id"]
@@ -239,8 +243,10 @@ class Upstream:
             self._holds.add(hold)
             try:
                 yield
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 raise Lost(in_words(error)) from error
+            except (ValueError, KeyError, TypeError) as error:
+                raise Lost(STRANGE) from error
             finally:
                 self._holds.discard(hold)
 
