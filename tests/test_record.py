@@ -18,6 +18,7 @@ from support import PATIENCE, mini_runner, stdio_server, until_step
 from sdxl_lightning_mcp.database import Database
 from sdxl_lightning_mcp.errors import (
     ClosingError,
+    KeyInUseError,
     QueueFullError,
     RunCanceledError,
     RunFailedError,
@@ -27,7 +28,7 @@ from sdxl_lightning_mcp.errors import (
 from sdxl_lightning_mcp.image import GeneratedImage, read_parameters
 from sdxl_lightning_mcp.record import MAX_RESUMES, Record
 from sdxl_lightning_mcp.request import Parameters
-from sdxl_lightning_mcp.run import Origin, Run, Status
+from sdxl_lightning_mcp.run import Key, Origin, Run, Status
 from sdxl_lightning_mcp.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -315,6 +316,44 @@ def test_retention_by_count_age_and_bytes_takes_the_oldest_and_a_persons_picture
         assert server.prune(100, days=1e-9) == 2
         assert [run.id for run in server.latest(10)] == [waiting.id]
         assert sum(row["runs"] for row in server.usage()) == 5
+
+
+def test_of_two_processes_that_are_asked_with_one_key_the_first_has_it(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    origin = Origin("me", key=Key("once", "what was asked"))
+    with record_of(tmp_path, "serve") as one, record_of(tmp_path, "serve") as other:
+        first, second = (Run(parameters, [], origin) for _ in range(2))
+        one.begin([first])
+        with pytest.raises(KeyInUseError):
+            other.begin([second])
+        assert [run.id for run in other.latest(10)] == [first.id]
+        assert other.answered("me", "once") == ("what was asked", [first.id])
+        assert other.answered("you", "once") is None
+        # Where its run is forgotten, the key is too.
+        first.settle(Status.CANCELED, RunCanceledError("why"))
+        one.end([first])
+        one.forget(first)
+        assert other.answered("me", "once") is None
+        other.begin([second])
+        assert one.answered("me", "once") == ("what was asked", [second.id])
+
+
+def test_a_file_of_the_version_before_is_gone_on_with(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    run = Run(parameters, [], Origin(key=Key("once", "what was asked")))
+    with record_of(tmp_path) as record:
+        record.begin([Run(parameters, [])])
+    with closing(sqlite3.connect(tmp_path / "data" / "runs.sqlite3")) as file:
+        file.executescript(
+            "DROP TABLE answers; PRAGMA user_version = 1;"
+            "CREATE TABLE answers (owner TEXT, key TEXT, answered INTEGER);"
+        )
+    with record_of(tmp_path) as record:
+        record.begin([run])
+        assert len(record.latest(10)) == 2
+        assert record.answered(None, "once") == ("what was asked", [run.id])
 
 
 def test_usage_is_summed_by_owner_and_outlives_the_runs(

@@ -13,10 +13,9 @@ from filelock import FileLock
 from sdxl_lightning_mcp.errors import StorageError
 
 FOLDER = "sdxl-lightning"
-VERSION = 1
 BUSY_SECONDS = 10.0
 # Times are seconds since 1970 (UTC); parameters, notes and context are JSON.
-SCHEMA = """
+FIRST = """
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, command TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL
 ) STRICT;
@@ -43,16 +42,22 @@ CREATE TABLE keys (
     revoked REAL
 ) STRICT;
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE answers (
-    owner TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, created REAL NOT NULL,
-    session TEXT NOT NULL, runs TEXT NOT NULL, answered INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (owner, key)
-) STRICT;
 CREATE TABLE callbacks (
     run TEXT PRIMARY KEY, url TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
     due REAL NOT NULL, outcome TEXT
 ) STRICT;
 """
+# A key and its runs are recorded at once: whether it was answered need not be said.
+SECOND = """
+DROP TABLE IF EXISTS answers;
+CREATE TABLE answers (
+    owner TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, created REAL NOT NULL,
+    runs TEXT NOT NULL,
+    PRIMARY KEY (owner, key)
+) STRICT;
+"""
+# What a file goes through from its beginning to this version; it notes how many it has.
+VERSIONS = (FIRST, SECOND)
 
 
 class Database:
@@ -92,8 +97,18 @@ class Database:
         Raises:
             StorageError: The file cannot be read, or is none of ours.
         """
+        with self.reading() as connection:
+            return connection.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def reading(self) -> Generator[sqlite3.Connection]:
+        """Inside, several queries can be asked.
+
+        Raises:
+            StorageError: The file cannot be read, or is none of ours.
+        """
         with self._lock, self._errors():
-            return self._open().execute(query, values).fetchall()
+            yield self._open()
 
     def close(self) -> None:
         """Closes the file; it is opened again when it is needed again."""
@@ -128,15 +143,15 @@ class Database:
         # Closed where this raises, which takes back what was begun.
         connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
+        if version > len(VERSIONS):
             raise StorageError(
                 f"{self.path} was written by a newer version of this package. "
                 "Install that one, or name another folder with --data-dir."
             )
-        if version == 0:
-            for statement in SCHEMA.split(";\n"):
+        for statements in VERSIONS[version:]:
+            for statement in statements.split(";\n"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(f"PRAGMA user_version = {len(VERSIONS)}")
         connection.execute("COMMIT")
 
     @contextlib.contextmanager

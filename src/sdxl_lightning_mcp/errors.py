@@ -10,6 +10,7 @@ SdxlLightningError
 ├── BusyError              a run is not taken in now; says when to come again
 │   ├── QueueFullError     too many runs are waiting already
 │   ├── RateLimitError     this caller has asked for too many in this minute
+│   ├── KeyInUseError      the same request is being answered already
 │   └── ClosingError       the server is about to end
 ├── UnreachableError       no other server can be had that would carry out a run
 ├── RunFailedError         a run was carried out and did not end in a picture
@@ -106,6 +107,12 @@ class RateLimitError(BusyError):
     """This caller has asked for as many runs in this minute as it may."""
 
     code = "rate_limited"
+
+
+class KeyInUseError(BusyError):
+    """The first request with this idempotency key is still being answered."""
+
+    code = "idempotency_key_in_use"
 
 
 class ClosingError(BusyError):

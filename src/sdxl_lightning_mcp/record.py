@@ -57,9 +57,10 @@ class Record:
     # --- this process's runs ---------------------------------------------------------------
 
     def begin(self, runs: Sequence[Run]) -> None:
-        """Records runs before they are acknowledged: all, or none.
+        """Records runs before they are acknowledged, with their request's key: all, or none.
 
         Raises:
+            KeyInUseError: Another process has just recorded runs with that key.
             StorageError: They cannot be recorded.
         """
         self._enter()
@@ -120,6 +121,17 @@ class Record:
         query = f"SELECT * FROM runs WHERE {where} ORDER BY id DESC LIMIT ?"
         return [rows.read(row) for row in self.database.read(query, [*given.values(), limit])]
 
+    def answered(self, owner: str | None, key: str) -> tuple[str, list[str]] | None:
+        """The fingerprint and the runs of an owner's earlier request with an idempotency key.
+
+        None where there was none within a day, or where one of its runs is forgotten.
+
+        Raises:
+            StorageError: The record cannot be read.
+        """
+        with self.database.reading() as connection:
+            return rows.answered(connection, owner or "", key)
+
     def usage(self, owner: str | None = None, since: str = "") -> list[dict[str, Any]]:
         """What an owner, or everyone, has used: a row for each day and status of runs.
 
@@ -146,6 +158,7 @@ class Record:
     def prune(self, most: int, days: float = 0, size: float = 0) -> int:
         """Removes the oldest finished runs beyond `most`, or older, or beyond `size` bytes.
 
+        And the keys of requests that are too old to come again.
         0 days and 0 bytes are without limit. Pictures go where `serve` made them; what any other
         command made belongs to the person, and only its row goes.
 
@@ -168,6 +181,8 @@ class Record:
                 "FROM runs WHERE command = 'serve' AND size IS NOT NULL) WHERE total > ?)",
                 (size,),
             )
+        with self.database.transaction() as connection:
+            rows.forget_keys(connection)
         return removed
 
     # --- processes -------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sdxl_lightning_mcp.errors import RunCanceledError, named
+from sdxl_lightning_mcp.errors import KeyInUseError, RunCanceledError, named
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Origin, Run, Status
 
@@ -25,10 +26,27 @@ INSERT INTO usage VALUES (?, ?, ?, 1, ?, ?, ?)
 ON CONFLICT DO UPDATE SET runs = runs + 1, pixels = pixels + excluded.pixels,
     duration_ms = duration_ms + excluded.duration_ms, cost = cost + excluded.cost
 """
+# Idempotency keys are known for a day.
+KEY_SECONDS = 86_400
+_ANSWER = "SELECT fingerprint, runs FROM answers WHERE owner = ? AND key = ? AND created > ?"
 
 
-def insert(connection: sqlite3.Connection, runs: Iterable[Run], session: str, command: str) -> None:
-    """Adds runs that are begun by a session."""
+def insert(connection: sqlite3.Connection, runs: Sequence[Run], session: str, command: str) -> None:
+    """Adds runs that are begun by a session, and the key of the request that asks for them.
+
+    Raises:
+        KeyInUseError: Another process was quicker with the same key.
+    """
+    origin = runs[0].origin if runs else Origin()
+    if origin.key is not None:
+        owner, key = origin.owner or "", origin.key
+        if answered(connection, owner, key.name):
+            raise KeyInUseError("Another request with this Idempotency-Key has just come.")
+        ids = json.dumps([run.id for run in runs])
+        connection.execute(
+            "REPLACE INTO answers VALUES (?, ?, ?, ?, ?)",
+            (owner, key.name, key.fingerprint, time.time(), ids),
+        )
     connection.executemany(
         _INSERT,
         [
@@ -79,6 +97,23 @@ def end(connection: sqlite3.Connection, run: Run) -> None:
                 run.cost or 0.0,
             ),
         )
+
+
+def answered(connection: sqlite3.Connection, owner: str, key: str) -> tuple[str, list[str]] | None:
+    """What an earlier request with this key was, and its runs; None where they are forgotten."""
+    row = connection.execute(_ANSWER, (owner, key, time.time() - KEY_SECONDS)).fetchone()
+    if row is None:
+        return None
+    ids: list[str] = json.loads(row["runs"])
+    here = connection.execute(
+        "SELECT COUNT(*) FROM runs WHERE id IN (SELECT value FROM json_each(?))", (row["runs"],)
+    ).fetchone()[0]
+    return (row["fingerprint"], ids) if here == len(ids) else None
+
+
+def forget_keys(connection: sqlite3.Connection) -> None:
+    """Removes the keys that are no longer known."""
+    connection.execute("DELETE FROM answers WHERE created < ?", (time.time() - KEY_SECONDS,))
 
 
 def read(row: sqlite3.Row) -> Run:

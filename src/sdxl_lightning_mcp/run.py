@@ -126,18 +126,31 @@ def place(ahead: int) -> str:
 
 
 @dataclass(frozen=True)
+class Key:
+    """What a caller names a request by, so that it is carried out once however often it comes.
+
+    `fingerprint` tells whether another request with this key is the same.
+    """
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Origin:
     """Who asked for a run: the key or person it belongs to, where there are several.
 
     `batch` is what runs that were asked for together share. `price` is what the run costs if it
     succeeds. `context` is what the caller or the face wants to find with the run again, as JSON
-    can hold it.
+    can hold it. `key` is what the request was named by; it is recorded with the runs, and not read
+    again with them.
     """
 
     owner: str | None = None
     batch: str | None = None
     price: float | None = None
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    key: Key | None = None
 
 
 @dataclass(eq=False)
