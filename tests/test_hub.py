@@ -127,6 +127,8 @@ def test_a_pull_that_is_interrupted_says_that_what_came_is_kept(person: Person, 
         env=person.environment,
         stderr=subprocess.PIPE,
         text=True,
+        # In the background of a shell Ctrl-C is switched off for all that is started.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as pulling:
         while not [*person.cache.glob("models--*/blobs/*.part")]:
             assert pulling.poll() is None
