@@ -3,98 +3,38 @@
 make bench      (or: python benchmarks/over_http.py [--json FILE] [--quick])
 """
 
-import argparse
-import json
-import os
-import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
-import psutil
+from served import PROMPT, RUNS, serving, tell
 
 import sdxl_lightning_mcp as sdxl
 
-PROMPT = "a cyberpunk city street at night, neon signs glowing"
-RUNS = "/v1/models/mini/runs"
 PAUSE = 0.01
 
 
-def main() -> None:
-    """Runs every measurement and prints a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few, only to see that it works")
-    options = parser.parse_args()
-    few = options.quick
+def measure(few: bool) -> dict[str, Any]:
+    """Every figure by its name."""
     figures: dict[str, Any] = {}
     figures |= anyio.run(overhead, 5 if few else 60)
     figures |= anyio.run(crowd, 20 if few else 200, 60 if few else 1000)
     figures |= anyio.run(liveness, 3 if few else 30)
-    for name, value in figures.items():
-        print(f"{name:60} {value}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-@asynccontextmanager
-async def serving(**settings: object) -> AsyncGenerator[tuple[httpx2.AsyncClient, psutil.Process]]:
-    """A server of mini with a record and pictures of its own, and a client of it."""
-    said = {f"SDXL_LIGHTNING_{name.upper()}": str(value) for name, value in settings.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        places = ("--data-dir", f"{folder}/data", "--output-dir", f"{folder}/pictures")
-        command = [sys.executable, "-m", "sdxl_lightning_mcp", "serve", "--model", "mini"]
-        async with await anyio.open_process(
-            [*command, *places, "--port", "0"],
-            env={**os.environ, **said},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        ) as process:
-            assert process.stderr is not None
-            text = b""
-            while not (found := re.search(rb'"url": "([^"]+)"', text)):
-                text += await process.stderr.receive()
-            url = found[1].decode()
-            limits = httpx2.Limits(max_connections=400)
-            client = httpx2.AsyncClient(base_url=url, timeout=3600, limits=limits)
-            async with client, anyio.create_task_group() as tasks:
-                tasks.start_soon(drain, process.stderr)
-                yield client, psutil.Process(process.pid)
-                tasks.cancel_scope.cancel()
-            process.kill()
-
-
-async def drain(stream: Any) -> None:
-    """Reads what is logged, so that the server need not wait."""
-    async for _ in stream:
-        pass
-
-
-async def ready(client: httpx2.AsyncClient) -> None:
-    """Waits until a device is."""
-    while (await client.get("/readyz")).status_code != 200:
-        await anyio.sleep(0.1)
+    return figures
 
 
 async def overhead(count: int) -> dict[str, Any]:
     """The same pictures through REST and by the engine in this process, in turn."""
     engine = sdxl.load("mini")
     times: dict[str, list[float]] = {"REST": [], "engine call": []}
-    async with serving() as (client, _):
-        await ready(client)
+    async with serving() as server:
+        await server.ready()
         for seed in range(-3, count):
             body = {"input": {"prompt": f"{PROMPT}, number {seed}", "seed": abs(seed)}}
             begun = time.perf_counter()
-            answer = await client.post(RUNS, json=body, headers={"Prefer": "wait=60"})
+            answer = await server.client.post(RUNS, json=body, headers={"Prefer": "wait=60"})
             between = time.perf_counter()
             assert answer.status_code == 201, answer.text
             engine(body["input"]["prompt"], seed=abs(seed))
@@ -114,10 +54,11 @@ async def crowd(streams: int, runs: int) -> dict[str, Any]:
     """So many event streams on a queue of so many runs: memory of the server, and who is lost."""
     wish = {"prompt": PROMPT, "width": 256, "height": 256, "steps": 1}
     ends: list[str] = []
-    async with serving(max_queue=runs + 10, idle_minutes=0) as (client, server):
-        await ready(client)
+    async with serving(max_queue=runs + 10, idle_minutes=0) as server:
+        await server.ready()
+        client = server.client
         await client.post(RUNS, json={"input": wish}, headers={"Prefer": "wait=60"})
-        before = server.memory_info().rss
+        before = server.process.memory_info().rss
         ids: list[str] = []
         for first in range(0, runs, 100):
             inputs = [{**wish, "seed": seed} for seed in range(first, min(first + 100, runs))]
@@ -136,7 +77,7 @@ async def crowd(streams: int, runs: int) -> dict[str, Any]:
             for run_id in ids[-streams:]:
                 tasks.start_soon(follow, run_id)
             while len(ends) < streams:
-                peak = max(peak, server.memory_info().rss)
+                peak = max(peak, server.process.memory_info().rss)
                 await anyio.sleep(0.2)
         listed: list[dict[str, Any]] = []
         cursor = ""
@@ -156,7 +97,8 @@ async def crowd(streams: int, runs: int) -> dict[str, Any]:
 async def liveness(seconds: float) -> dict[str, Any]:
     """/livez every ten milliseconds, while the model loads and while the device is busy."""
     figures: dict[str, Any] = {}
-    async with serving() as (client, _):
+    async with serving() as server:
+        client = server.client
         loading = await asked(client, lambda: client.get("/readyz"), None)
         figures["/livez while the model loads, p99"] = f"{p99(loading):.1f} ms"
 
@@ -199,4 +141,4 @@ def p99(times: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    tell(__doc__, measure)

@@ -3,112 +3,50 @@
 make ray      (or: python benchmarks/ray_serve.py [--json FILE] [--quick], with the extra `ray`)
 """
 
-import argparse
-import json
-import os
 import re
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
 import psutil
+from served import PROMPT, RUNS, Server, serving, tell
 
-PROMPT = "a cyberpunk city street at night, neon signs glowing"
-RUNS = "/v1/models/mini/runs"
 SMALL = {"prompt": PROMPT, "width": 512, "height": 512, "steps": 1}
 # Between two kills: longer than a replica needs to be back.
 RECOVERY = 20.0
 CLIENTS = 4
+ROOM = ("--max-queue", "1000")
 
 
-def main() -> None:
-    """Runs every measurement and prints a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few, only to see that it works")
-    options = parser.parse_args()
-    few = options.quick
-    figures: dict[str, Any] = {}
-    figures |= anyio.run(overhead, 10 if few else 100)
-    figures |= anyio.run(faults, 2 if few else 10)
-    for name, value in figures.items():
-        print(f"{name:60} {value}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+def measure(few: bool) -> dict[str, Any]:
+    """Every figure by its name."""
+    figures = anyio.run(overhead, 10 if few else 100)
+    return figures | anyio.run(faults, 2 if few else 10)
 
 
-# --- servers -----------------------------------------------------------------------------------
+def memory(server: Server) -> float:
+    """Bytes of all its processes; what several share is counted once (PSS)."""
+    total = 0
+    for one in (server.process, *server.process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += one.memory_full_info().pss
+    return total
 
 
-@dataclass
-class Server:
-    """A running server of mini, how long it took until it was ready, and a client of it."""
-
-    process: psutil.Process
-    client: httpx2.AsyncClient
-    seconds: float
-
-    def memory(self) -> float:
-        """Bytes of all its processes; what several share is counted once (PSS)."""
-        total = 0
-        for one in (self.process, *self.process.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                total += one.memory_full_info().pss
-        return total
-
-    def parts(self, name: str) -> list[psutil.Process]:
-        """Ray's processes of that name; behind it stands what they are doing."""
-        found: list[psutil.Process] = []
-        for one in self.process.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if re.match(rf"ray::.*{name}\b", "".join(one.cmdline()[:1])):
-                    found.append(one)
-        return found
-
-
-@asynccontextmanager
-async def serving(*flags: str) -> AsyncGenerator[Server]:
-    """A server with a record and pictures of its own, which is ready."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "sdxl_lightning_mcp", "serve", "--model", "mini"]
-        places = ("--data-dir", f"{folder}/data", "--output-dir", f"{folder}/pictures")
-        begun = time.perf_counter()
-        async with await anyio.open_process(
-            [*command, *places, "--device", "cpu", "--port", "0", "--max-queue", "1000", *flags],
-            env=os.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        ) as process:
-            assert process.stderr is not None
-            text = b""
-            while not (found := re.search(rb'"url": "([^"]+)"', text)):
-                text += await process.stderr.receive()
-            client = httpx2.AsyncClient(base_url=found[1].decode(), timeout=3600)
-            async with client, anyio.create_task_group() as tasks:
-                tasks.start_soon(drain, process.stderr)
-                while (await client.get("/readyz")).status_code != 200:
-                    await anyio.sleep(0.1)
-                took = time.perf_counter() - begun
-                yield Server(psutil.Process(process.pid), client, took)
-                tasks.cancel_scope.cancel()
-            process.terminate()
-            await process.wait()
-
-
-async def drain(stream: Any) -> None:
-    """Reads what is logged, so that the server need not wait."""
-    async for _ in stream:
-        pass
+def parts(server: Server, name: str) -> list[psutil.Process]:
+    """Ray's processes of that name; behind it stands what they are doing."""
+    found: list[psutil.Process] = []
+    for one in server.process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if re.match(rf"ray::.*{name}\b", "".join(one.cmdline()[:1])):
+                found.append(one)
+    return found
 
 
 # --- what it adds ------------------------------------------------------------------------------
@@ -121,8 +59,11 @@ async def overhead(count: int) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         servers: dict[str, Server] = {}
         for name, flags in {"serve": (), "serve --ray": ("--ray",)}.items():
-            servers[name] = await stack.enter_async_context(serving(*flags))
-            figures[f"{name}, start to ready"] = f"{servers[name].seconds:.1f} s"
+            begun = time.perf_counter()
+            server = await stack.enter_async_context(serving("--device", "cpu", *ROOM, *flags))
+            await server.ready()
+            figures[f"{name}, start to ready"] = f"{time.perf_counter() - begun:.1f} s"
+            servers[name] = server
         for number in range(-5, count):
             for name, server in servers.items():
                 body = {"input": {**SMALL, "seed": abs(number)}}
@@ -132,7 +73,7 @@ async def overhead(count: int) -> dict[str, Any]:
                 if number >= 0:  # the first ones warm up
                     times[name].append(time.perf_counter() - begun)
         for name, server in servers.items():
-            figures[f"{name}, memory (PSS)"] = f"{server.memory() / 2**20:.0f} MiB"
+            figures[f"{name}, memory (PSS)"] = f"{memory(server) / 2**20:.0f} MiB"
     alone, ray = (statistics.median(each) for each in times.values())
     return {
         "serve, run p50": f"{alone * 1000:.0f} ms",
@@ -206,14 +147,15 @@ async def under_load(server: Server, *, retry: bool) -> AsyncGenerator[Load]:
 async def faults(kills: int) -> dict[str, Any]:
     """Replicas and the proxy are killed while clients ask."""
     figures: dict[str, Any] = {}
-    async with serving("--ray", "--device", "cpu,cpu") as server:
+    async with serving("--ray", "--device", "cpu,cpu", *ROOM) as server:
+        await server.ready()
         backs: list[float] = []
         async with under_load(server, retry=False) as load:
             for _ in range(kills):
-                before = server.parts(":replica")
+                before = parts(server, ":replica")
                 before[0].kill()
                 backs.append(
-                    await until(lambda b=before: len({*server.parts(":replica")} - {*b}) > 0)
+                    await until(lambda b=before: len({*parts(server, ":replica")} - {*b}) > 0)
                 )
                 await anyio.sleep(RECOVERY)
         what = f"kill -9 of one of two replicas, {kills} times"
@@ -225,7 +167,7 @@ async def faults(kills: int) -> dict[str, Any]:
             backs, total = [], Load(server, retry=True)
             for _ in range(max(1, kills // 3)):
                 async with under_load(server, retry=True) as load:
-                    victim = server.parts(process)[0]
+                    victim = parts(server, process)[0]
                     victim.kill()
                     backs.append(await answering(server))
                     await anyio.sleep(RECOVERY / 2)
@@ -260,4 +202,4 @@ async def answering(server: Server) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    tell(__doc__, measure)

@@ -3,11 +3,8 @@
 make bench      (or: python benchmarks/remote.py [--json FILE] [--quick])
 """
 
-import argparse
-import json
+import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator
@@ -16,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from served import PROMPT, serving, tell
 
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.request import read_request, resolve
@@ -23,31 +21,33 @@ from sdxl_lightning_mcp.runners.base import Runner
 from sdxl_lightning_mcp.server import open_record, open_runner
 from sdxl_lightning_mcp.settings import Settings
 
-PROMPT = "a cyberpunk city street at night, neon signs glowing"
 SIDES = (512, 1024)
 
 
-def main() -> None:
-    """Measures, and prints a line for each figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few, only to see that it works")
-    options = parser.parse_args()
-    figures = anyio.run(measure, 2 if options.quick else 60)
-    for name, value in figures.items():
-        print(f"{name:60} {value}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+def measure(few: bool) -> dict[str, Any]:
+    """Every figure by its name."""
+    figures: dict[str, Any] = {}
+    # Engines that leave a core to others are as beside a GPU; else what asks takes time from them.
+    for where, threads in {"a core free": "1", "all cores drawing": None}.items():
+        if threads:
+            os.environ["OMP_NUM_THREADS"] = threads
+        else:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        figures |= anyio.run(compare, where, 2 if few else 60)
+    return figures
 
 
-async def measure(count: int) -> dict[str, Any]:
+async def compare(where: str, count: int) -> dict[str, Any]:
     """The medians of both, drawn in turn: what disturbs one disturbs the other."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        async with serving(Path(folder, "there")) as url, AsyncExitStack() as stack:
+        async with serving() as server, AsyncExitStack() as stack:
             runners = {
                 name: await stack.enter_async_context(opened(Path(folder, name), **settings))
-                for name, settings in {"here": {}, "over the server": {"connect": (url,)}}.items()
+                for name, settings in {
+                    "here": {},
+                    "over a server": {"connect": (server.url,)},
+                }.items()
             }
             for side in SIDES:
                 times: dict[str, list[float]] = {name: [] for name in runners}
@@ -57,7 +57,7 @@ async def measure(count: int) -> dict[str, Any]:
                         if seed >= 0:  # the first ones warm up
                             times[name].append(seconds)
                 here, there = (statistics.median(each) for each in times.values())
-                what = f"{side}x{side}"
+                what = f"{where}, {side}x{side}"
                 figures[f"{what}, a run here, p50"] = f"{here:.3f} s"
                 figures[f"{what}, a run over a server on the same machine, p50"] = f"{there:.3f} s"
                 figures[f"{what}, added, p50"] = f"{(there - here) * 1000:.1f} ms"
@@ -87,29 +87,5 @@ async def opened(folder: Path, **settings: Any) -> AsyncGenerator[Runner]:
         record.close()
 
 
-@asynccontextmanager
-async def serving(folder: Path) -> AsyncGenerator[str]:
-    """A server of mini; its address."""
-    command = [sys.executable, "-m", "sdxl_lightning_mcp", "serve", "--model", "mini"]
-    places = ["--data-dir", str(folder / "data"), "--output-dir", str(folder / "pictures")]
-    process = subprocess.Popen(
-        [*command, *places, "--port", "0"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    assert process.stderr is not None
-    try:
-        while b'"url"' not in (line := await anyio.to_thread.run_sync(process.stderr.readline)):
-            pass
-        async with anyio.create_task_group() as tasks:
-            # What is logged must be read, so that the server need not wait.
-            tasks.start_soon(
-                lambda: anyio.to_thread.run_sync(process.stderr.read, abandon_on_cancel=True)
-            )
-            yield json.loads(line)["url"]
-            process.terminate()
-    finally:
-        process.kill()
-        process.wait()
-
-
 if __name__ == "__main__":
-    main()
+    tell(__doc__, measure)

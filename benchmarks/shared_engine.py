@@ -3,8 +3,6 @@
 make bench      (or: python benchmarks/shared_engine.py [--json FILE] [--quick])
 """
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -18,21 +16,17 @@ from typing import Any
 import anyio
 import psutil
 from mcp import Client, StdioServerParameters
+from served import PROMPT, tell
 
 CLIENTS = 3
 WAYS = {"shared": "one engine for all", "private": "an engine each"}
-PROMPT = "a cyberpunk city street at night, neon signs glowing"
 
 
-def main() -> None:
-    """Measures both ways and prints a line for each figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--quick", action="store_true", help="once, only to see that it works")
-    options = parser.parse_args()
+def measure(few: bool) -> dict[str, Any]:
+    """Every figure of both ways by its name."""
     figures: dict[str, Any] = {}
     for way, title in WAYS.items():
-        rounds = [anyio.run(measure, way) for _ in range(1 if options.quick else 5)]
+        rounds = [anyio.run(follow, way) for _ in range(1 if few else 5)]
         for name in rounds[0]:
             value = statistics.median(one[name] for one in rounds)
             what, _, unit = name.rpartition(", in ")
@@ -40,13 +34,10 @@ def main() -> None:
             figures[f"{title}: {what or name}"] = (
                 f"{value:.{digits}f} {unit if what else ''}".strip()
             )
-    for name, value in figures.items():
-        print(f"{name:70} {value}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
 
 
-async def measure(way: str) -> dict[str, float]:
+async def follow(way: str) -> dict[str, float]:
     """Clients that come one after another and stay: memory with each, and times to their pictures.
 
     Megabytes are the proportional set size of all processes together: what several have in common
@@ -127,4 +118,4 @@ async def end_engines(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(__doc__, measure)
