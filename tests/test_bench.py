@@ -32,8 +32,8 @@ from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.cli import main
 from sdxl_lightning_mcp.engine.sdxl import Sdxl
 from sdxl_lightning_mcp.engine.synthetic import write_base
+from sdxl_lightning_mcp.environment import environment_with, load_settings
 from sdxl_lightning_mcp.selection import select
-from sdxl_lightning_mcp.settings import Settings, environment
 
 # --- arithmetic ------------------------------------------------------------------------------
 
@@ -170,8 +170,8 @@ def test_the_plain_pipeline_draws_the_engines_picture_bit_for_bit(mini: Sdxl) ->
 
 
 def test_a_process_started_with_the_environment_of_settings_has_these_settings() -> None:
-    settings = Settings.load({}, model="mini", lora=["a:2", "b"], device="cpu", max_batch=3)
-    assert Settings.load(environment(settings)) == settings
+    settings = load_settings({}, model="mini", lora=["a:2", "b"], device="cpu", max_batch=3)
+    assert load_settings(environment_with(settings)) == settings
 
 
 def test_random_weights_are_written_once_and_drawn_with_as_lightning_is(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import write_bundle
 import write_docs
 
+from sdxl_lightning_mcp.environment import load_settings
 from sdxl_lightning_mcp.settings import Settings
 
 
@@ -52,7 +53,7 @@ async def test_the_bundle_has_all_that_the_server_needs_and_asks_only_settings_t
         for name, question in manifest["user_config"].items()
     }
     environment = {name: answers[value] for name, value in server["mcp_config"]["env"].items()}
-    assert Settings.load(environment) == Settings()
+    assert load_settings(environment) == Settings()
     # In place of uv, which would fetch the dependencies first, this environment has them.
     assert (unpacked / server["entry_point"]).name == "__main__.py"
     environment |= {"PYTHONPATH": str(unpacked / "src"), "SDXL_LIGHTNING_MODEL": "mini"}

@@ -13,8 +13,8 @@ from typing import Any, cast
 import platformdirs
 
 from sdxl_lightning_mcp import jsonc
+from sdxl_lightning_mcp.environment import claude_code_folder
 from sdxl_lightning_mcp.errors import SettingsError, StorageError
-from sdxl_lightning_mcp.settings import claude_code_folder
 
 SERVER = "sdxl-lightning"
 # The copies of a client's file: before it was changed the first time, and the last.

@@ -13,6 +13,7 @@ import psutil
 from sdxl_lightning_mcp.checkpoint import Model, Repository
 from sdxl_lightning_mcp.clients import Client, clients
 from sdxl_lightning_mcp.devices import Device
+from sdxl_lightning_mcp.environment import visible_gpus
 from sdxl_lightning_mcp.errors import SdxlLightningError, SettingsError, WeightsError
 from sdxl_lightning_mcp.hardware import Accelerator, accelerators
 from sdxl_lightning_mcp.hub import gigabytes, is_offline, missing, size, trouble
@@ -21,7 +22,7 @@ from sdxl_lightning_mcp.runners.answers import served_model
 from sdxl_lightning_mcp.runners.shared.places import Facts, Place, meeting_folder, running
 from sdxl_lightning_mcp.selection import on_disk
 from sdxl_lightning_mcp.server import choose_devices, choose_model, open_runner, shared_worker
-from sdxl_lightning_mcp.settings import Settings, visible_gpus
+from sdxl_lightning_mcp.settings import Settings
 from sdxl_lightning_mcp.store import Store
 
 NEEDED = ("torch", "diffusers", "transformers", "mcp")

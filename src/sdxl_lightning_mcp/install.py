@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sdxl_lightning_mcp import clients
 from sdxl_lightning_mcp.catalogue import CATALOGUE
+from sdxl_lightning_mcp.environment import load_settings
 from sdxl_lightning_mcp.errors import SettingsError
 from sdxl_lightning_mcp.server import choose_model
-from sdxl_lightning_mcp.settings import Settings
 
 
 def command_line(flags: Mapping[str, object]) -> list[str]:
@@ -19,7 +19,7 @@ def command_line(flags: Mapping[str, object]) -> list[str]:
     Raises:
         SdxlLightningError: The server would not start with these flags.
     """
-    choose_model(Settings.load({}, **flags))
+    choose_model(load_settings({}, **flags))
     python = Path(sys.executable)
     script = python.with_name("sdxl-lightning-mcp" + python.suffix)
     command = [str(script)] if script.is_file() else [str(python), "-P", "-m", __package__ or ""]

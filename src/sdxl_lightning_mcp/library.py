@@ -5,13 +5,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.environment import load_settings, visible_gpus
 from sdxl_lightning_mcp.hub import Transfer, fetch, verify
 from sdxl_lightning_mcp.ids import new_run_id
 from sdxl_lightning_mcp.image import GeneratedImage
 from sdxl_lightning_mcp.request import read_request, resolve
 from sdxl_lightning_mcp.run import Failed, Finished
 from sdxl_lightning_mcp.selection import on_disk, select
-from sdxl_lightning_mcp.settings import Settings, Speed, visible_gpus
+from sdxl_lightning_mcp.settings import Speed
 
 if TYPE_CHECKING:
     from sdxl_lightning_mcp.engine.engine import Engine
@@ -84,7 +85,7 @@ def load(
         DeviceMemoryError: The device has too little memory.
         SettingsError: That device is not here, or the parts do not go together.
     """
-    settings = Settings.load({}, speed=speed)
+    settings = load_settings({}, speed=speed)
     vae = "tiny" if settings.speed is Speed.DRAFT else vae
     found = select(model, loras, vae, device, visible_gpus())
     files = found.checkpoint.all_files

@@ -10,6 +10,7 @@ from sdxl_lightning_mcp.catalogue import CATALOGUE
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.database import Database
 from sdxl_lightning_mcp.devices import Device, find_devices
+from sdxl_lightning_mcp.environment import engine_environment, visible_gpus
 from sdxl_lightning_mcp.errors import SettingsError
 from sdxl_lightning_mcp.hardware import accelerators
 from sdxl_lightning_mcp.record import SERVE, Record
@@ -22,7 +23,7 @@ from sdxl_lightning_mcp.runners.remote import RemoteRunner
 from sdxl_lightning_mcp.runners.shared.attaching import Sharing
 from sdxl_lightning_mcp.runners.shared.places import meeting_folder
 from sdxl_lightning_mcp.selection import select
-from sdxl_lightning_mcp.settings import Settings, Speed, engine_environment, visible_gpus
+from sdxl_lightning_mcp.settings import Settings, Speed
 from sdxl_lightning_mcp.store import Store
 
 

@@ -1,43 +1,19 @@
-"""What the environment and the flags say; the only reader of the environment."""
+"""All that can be set: names, values, what is allowed, and what is said of each."""
 
-import difflib
-import os
 import re
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from sdxl_lightning_mcp.errors import SettingsError
 from sdxl_lightning_mcp.ids import REGION
 
 PREFIX = "SDXL_LIGHTNING_"
 # Of `ray`: a cluster of this machine alone.
 LOCAL = "local"
 DEVICES = r"auto|cuda|mps|cpu(,cpu)*|cuda:(0|[1-9]\d*)(,cuda:(0|[1-9]\d*))*"
-
-# What torch and its libraries read, and what says where the hub's files are. The one that is left
-# out torch sets itself.
-ENGINE = re.compile(
-    r"(CUDA|NVIDIA|PYTORCH|TORCH[A-Z]*|OMP|MKL|KMP|DNNL|ONEDNN|OPENBLAS)_(?!CACHE_DIR$)"
-    r"|(HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|HF_ENDPOINT|XDG_CACHE_HOME)$"
-)
-
-
-# What is no concern of a server whose runs others carry out.
-ELSEWHERE = (
-    "lora",
-    "vae",
-    "speed",
-    "device",
-    "max_batch",
-    "idle_minutes",
-    "engine_idle_minutes",
-    "ray",
-)
 
 
 class Speed(StrEnum):
@@ -315,84 +291,3 @@ class Settings(BaseModel):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
-
-    @classmethod
-    def load(cls, environment: Mapping[str, str] | None = None, **flags: object) -> "Settings":
-        """Reads the settings; `flags` that are not None win over the environment.
-
-        Raises:
-            SettingsError: A variable of ours that does not exist, or an impossible value.
-        """
-        found = os.environ if environment is None else environment
-        values: dict[str, object] = {
-            name.removeprefix(PREFIX).lower(): value
-            for name, value in found.items()
-            if name.startswith(PREFIX) and value != ""
-        }
-        flags = {name: value for name, value in flags.items() if value not in (None, "", [])}
-        values |= flags
-        try:
-            settings = cls.model_validate(values)
-        except ValidationError as error:
-            lines = [
-                _explain(str(problem["loc"][0]), problem["msg"], problem["input"], flags)
-                for problem in error.errors(include_url=False)
-            ]
-            raise SettingsError("\n".join(lines)) from None
-        if settings.speed is Speed.EXACT and (settings.max_batch or 1) > 1:
-            raise SettingsError(
-                f"speed: exact computes every picture alone, and {PREFIX}MAX_BATCH asks for "
-                f"{settings.max_batch} together. Leave one of the two out."
-            )
-        if settings.connect:
-            settings._leave_to_others()
-        return settings
-
-    def _leave_to_others(self) -> None:
-        """Raises SettingsError where something is set that those decide who draw."""
-        for name in ELSEWHERE:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise SettingsError(
-                    f"{name}: with --connect the servers there decide that. Set it where they are "
-                    f"started, or leave out --connect and {PREFIX}CONNECT."
-                )
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """This process's environment with these settings in it, for a process that shall have them."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    said = {
-        PREFIX + name.upper(): ",".join(cast(tuple[str, ...], value))
-        if isinstance(value, tuple)
-        else str(value)
-        for name, value in settings.model_dump().items()
-        if value is not None
-    }
-    return found | said
-
-
-def visible_gpus() -> str | None:
-    """CUDA_VISIBLE_DEVICES, which says to torch which GPUs there are; None where it is not set."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def engine_environment() -> dict[str, str]:
-    """The variables that change what an engine draws, or where, or from which files."""
-    return {name: os.environ[name] for name in sorted(os.environ) if ENGINE.match(name)}
-
-
-def claude_code_folder() -> Path | None:
-    """CLAUDE_CONFIG_DIR, where a person keeps the settings of Claude Code; None if not set."""
-    given = os.environ.get("CLAUDE_CONFIG_DIR")
-    return Path(given) if given else None
-
-
-def _explain(name: str, message: str, value: object, flags: Mapping[str, object]) -> str:
-    variable = PREFIX + name.upper()
-    if name in Settings.model_fields:
-        said = f"--{name.replace('_', '-')}" if name in flags else variable
-        return f"{said}: got {value!r}; {message[0].lower()}{message[1:]}."
-    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    cure = f" Did you mean {PREFIX}{close[0].upper()}?" if close else ""
-    known = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)
-    return f"{variable} is no setting.{cure} There are: {known}."

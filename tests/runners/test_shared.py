@@ -32,6 +32,7 @@ from support import (
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.devices import Device, find_devices
+from sdxl_lightning_mcp.environment import load_settings
 from sdxl_lightning_mcp.errors import RunFailedError, SettingsError, WeightsError
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Run
@@ -41,7 +42,7 @@ from sdxl_lightning_mcp.runners.shared.places import Facts, Place, meeting_folde
 from sdxl_lightning_mcp.runners.shared.turns import Turns
 from sdxl_lightning_mcp.runners.wire import Assignment
 from sdxl_lightning_mcp.server import choose_model, open_runner, shared_worker
-from sdxl_lightning_mcp.settings import Settings, Speed
+from sdxl_lightning_mcp.settings import Speed
 
 pytestmark = [
     pytest.mark.anyio,
@@ -94,7 +95,7 @@ async def seen(found: Callable[[], Any]) -> Any:
 @asynccontextmanager
 async def server(pictures: Path, model: Model | None = None) -> AsyncIterator[Runner]:
     """What a server over stdio has: a queue of its own, and a worker that it shares."""
-    settings = Settings.load(output_dir=str(pictures))
+    settings = load_settings(output_dir=str(pictures))
     start = shared_worker(settings, lasting=True)
     async with open_runner(settings, model or choose_model(settings), start=start) as runner:
         yield runner

@@ -13,12 +13,13 @@ from mcp_types import ImageContent
 from sdxl_lightning_mcp.bench.asking import Draw
 from sdxl_lightning_mcp.bench.plan import Plan
 from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.environment import environment_with
 from sdxl_lightning_mcp.errors import RunFailedError
 from sdxl_lightning_mcp.faces.mcp import TOOL
 from sdxl_lightning_mcp.library import LoadedModel, load
 from sdxl_lightning_mcp.runners.answers import headers
 from sdxl_lightning_mcp.runners.base import Runner
-from sdxl_lightning_mcp.settings import Settings, environment
+from sdxl_lightning_mcp.settings import Settings
 
 API, MCP, ENGINE = "public API", "MCP over stdio", "engine call"
 OVER_HTTP = "MCP over HTTP"
@@ -33,7 +34,7 @@ async def stdio_client(settings: Settings) -> AsyncGenerator[Client]:
         args=["-P", "-m", "sdxl_lightning_mcp"],
         # Measured is how long a picture takes, however long that is.
         # An engine of its own, whose memory and start are measured with it.
-        env=environment(settings.model_copy(update={"wait_seconds": 86_400, "private": True})),
+        env=environment_with(settings.model_copy(update={"wait_seconds": 86_400, "private": True})),
     )
     async with Client(server, mode="legacy") as client:
         yield client

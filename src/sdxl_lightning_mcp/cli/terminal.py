@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sdxl_lightning_mcp.environment import load_settings
 from sdxl_lightning_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ SERVE_FLAGS = (
 def read_settings(parsed: argparse.Namespace) -> Settings:
     """The settings that flags and environment say. Raises SettingsError."""
     given = vars(parsed)
-    return Settings.load(**{name: given.get(name) for name in (*SHARING_FLAGS, *SERVE_FLAGS)})
+    return load_settings(**{name: given.get(name) for name in (*SHARING_FLAGS, *SERVE_FLAGS)})
 
 
 def quiet_settings(parsed: argparse.Namespace) -> Settings:

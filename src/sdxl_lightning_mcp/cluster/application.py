@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdxl_lightning_mcp.checkpoint import Model
+from sdxl_lightning_mcp.environment import load_settings
 from sdxl_lightning_mcp.errors import SettingsError
 from sdxl_lightning_mcp.faces.http.serving import LAST_SECONDS
 from sdxl_lightning_mcp.server import choose_model
@@ -46,7 +47,7 @@ def app(arguments: Mapping[str, str]) -> Any:
     Raises:
         SettingsError: One of them is impossible, or cannot be had on this cluster.
     """
-    settings = Settings.load(None, **{"ray": "auto", **arguments})
+    settings = load_settings(None, **{"ray": "auto", **arguments})
     ray: Any = importlib.import_module("ray")
     if not ray.is_initialized():
         ray.init(address="auto", namespace="serve")

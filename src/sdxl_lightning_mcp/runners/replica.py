@@ -9,6 +9,7 @@ import anyio
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.devices import Device, find_devices
+from sdxl_lightning_mcp.environment import visible_gpus
 from sdxl_lightning_mcp.errors import RunFailedError, SdxlLightningError
 from sdxl_lightning_mcp.hardware import accelerators
 from sdxl_lightning_mcp.image import GeneratedImage
@@ -17,7 +18,6 @@ from sdxl_lightning_mcp.run import Finished, Run, Status
 from sdxl_lightning_mcp.runners.base import DeviceStatus
 from sdxl_lightning_mcp.runners.local import LocalRunner
 from sdxl_lightning_mcp.runners.supervisor import Supervisor
-from sdxl_lightning_mcp.settings import visible_gpus
 from sdxl_lightning_mcp.store import Store
 
 

@@ -13,8 +13,8 @@ from http_server import LONG, SMALL, Served, serving
 from prometheus_client.parser import text_string_to_metric_families
 from support import PATIENCE
 
+from sdxl_lightning_mcp.environment import load_settings
 from sdxl_lightning_mcp.faces.http.serving import listen
-from sdxl_lightning_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +59,7 @@ async def test_what_is_sent_does_not_wait_for_an_acknowledgement() -> None:
         writer.close()
 
     with anyio.fail_after(PATIENCE):
-        listening = listen(Settings.load({}, port=0))
+        listening = listen(load_settings({}, port=0))
         async with await asyncio.start_server(accept, sock=listening):
             async with await anyio.connect_tcp(*listening.getsockname()) as stream:
                 with pytest.raises(anyio.EndOfStream):
