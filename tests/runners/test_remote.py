@@ -5,9 +5,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import version
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ import httpx2
 import pytest
 from http_server import Served, make_key, serving
 from mcp import Client
-from support import PATIENCE, answering, command, stdio_server, until, until_step
+from stand_ins import balancing, strange_server
+from support import PATIENCE, command, stdio_server, until, until_step
 
 from sdxl_lightning_mcp.catalogue import MINI
 from sdxl_lightning_mcp.errors import (
@@ -28,7 +27,6 @@ from sdxl_lightning_mcp.errors import (
 from sdxl_lightning_mcp.image import read_parameters
 from sdxl_lightning_mcp.request import Parameters
 from sdxl_lightning_mcp.run import Run, Status
-from sdxl_lightning_mcp.runners.answers import CARD
 from sdxl_lightning_mcp.runners.remote import RemoteRunner
 from sdxl_lightning_mcp.server import choose_model
 from sdxl_lightning_mcp.settings import Settings
@@ -39,6 +37,7 @@ pytestmark = pytest.mark.anyio
 LONG = {"steps": 12, "width": 1024, "height": 1024}
 # Nothing listens there: it is the discard port, which is reserved.
 NOBODY = "http://127.0.0.1:9"
+JSON, EVENTS = "application/json", "text/event-stream"
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +170,26 @@ async def test_where_no_server_was_ever_there_a_run_fails_at_once(
                 await (await runner.submit(parameters)).finished()
 
 
+async def test_servers_may_stand_behind_a_balancer_and_die_there(
+    tmp_path: Path, parameters: Parameters
+) -> None:
+    flags = ("--model", "mini", "--device", "cpu")
+    with serving(tmp_path / "a", *flags) as one, serving(tmp_path / "b", *flags) as other:
+        with anyio.fail_after(PATIENCE):
+            async with (
+                balancing(one.url, other.url) as url,
+                remote(tmp_path, url) as runner,
+            ):
+                for _ in range(3):
+                    await (await runner.submit(parameters)).finished()
+                run = await runner.submit(long(parameters))
+                await until_step(run, 1)
+                holder, _ = await holder_and_other(run, one, other)
+                holder.kill()
+                assert read_parameters(await run.finished()) == long(parameters)
+                assert "was lost under this run" in run.notes[0]
+
+
 @pytest.mark.parametrize(
     ("token", "answer"),
     [
@@ -204,6 +223,26 @@ async def test_a_server_of_another_model_is_not_used(
         ) as runner:
             with pytest.raises(UnreachableError, match=r"serves mini \(mini-1\), not sdxl_light"):
                 await (await runner.submit(parameters)).finished()
+
+
+@pytest.mark.parametrize(
+    ("models", "answer"),
+    [
+        ('{"data": [{"version": "0.0.1", "description": {}}]}', "is version 0.0.1 and this is"),
+        ('{"data": [{"id": "gpt-image-1"}]}', "is no server of sdxl-lightning-mcp"),
+        ("<p>Sign in, please.</p>", "is no server of sdxl-lightning-mcp"),
+    ],
+)
+async def test_a_server_of_another_version_or_of_others_is_not_used(
+    models: str, answer: str, tmp_path: Path, parameters: Parameters
+) -> None:
+    with strange_server({"models": (200, JSON, models)}) as url:
+        with pytest.raises(SettingsError, match=answer):
+            choose_model(Settings(connect=(url,)))
+        with anyio.fail_after(PATIENCE):
+            async with remote(tmp_path, url) as runner:
+                with pytest.raises(UnreachableError, match=answer):
+                    await (await runner.submit(parameters)).finished()
 
 
 async def test_a_stdio_server_gives_its_runs_to_the_server_it_is_connected_to(
@@ -256,61 +295,36 @@ async def listed(served: Served, run: Run) -> str | None:
         return next((one["status_code"] for one in runs if one["client_ref"] == run.id), None)
 
 
-@contextmanager
-def strange_server(answers: dict[str, tuple[int, str, str]]) -> Iterator[str]:
-    """A stand-in that says it is one of ours and ready, and answers runs as is said here.
-
-    `answers` are status, type and body by the last part of the path.
-    """
-    model = {
-        "version": version("sdxl-lightning-mcp"),
-        "description": CARD.dump_python(MINI.described, mode="json"),
+DONE = json.dumps(
+    {
+        "status_code": "succeeded",
+        "input": {},
+        "output": {"outputs": [{"bytes": 3, "b64_json": "AAAA"}]},
+        "notes": [],
     }
-    known = {
-        "models": (200, "application/json", json.dumps({"data": [model]})),
-        "readyz": (200, "application/json", "{}"),
-        **answers,
-    }
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, kind, body = known[self.path.rpartition("/")[2]]
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        do_POST = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
-
-    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
-        yield url
-
-
-BEGUN = json.dumps({"id": "one", "status_code": "queued"})
-JSON, EVENTS = "application/json", "text/event-stream"
+)
 
 
 @pytest.mark.parametrize(
-    "answers",
+    "answer",
     [
-        {"runs": (500, JSON, '{"detail": "Something went wrong here."}')},
-        {"runs": (200, "text/html", "<p>Sign in, please.</p>")},
-        {"runs": (201, JSON, "[]")},
-        {"runs": (202, JSON, BEGUN), "events": (404, JSON, "{}")},
-        {"runs": (202, JSON, BEGUN), "events": (200, "text/html", "<p>Sign in, please.</p>")},
-        {"runs": (202, JSON, BEGUN), "events": (200, EVENTS, "event: done\ndata: <p>\n\n")},
-        {"runs": (202, JSON, BEGUN), "events": (200, EVENTS, "event: dreaming\ndata: {}\n\n")},
+        (500, JSON, '{"detail": "Something went wrong here."}'),
+        (404, "text/html", "<p>Not here.</p>"),
+        (200, "text/html", "<p>Sign in, please.</p>"),
+        (202, JSON, '{"id": "one", "status_code": "queued"}'),
+        (200, EVENTS, ""),
+        (200, EVENTS, "event: done\ndata: <p>\n\n"),
+        (200, EVENTS, "event: done\ndata: []\n\n"),
+        (200, EVENTS, "event: dreaming\ndata: {}\n\n"),
+        (200, EVENTS, f"event: done\ndata: {DONE}\n\n"),
+        (200, EVENTS, f"event: done\ndata: {DONE.replace('AAAA', 'AA')}\n\n"),
+        (200, EVENTS, f"event: done\ndata: {DONE.replace('b64_json', 'url')}\n\n"),
     ],
 )
 async def test_a_server_that_answers_strangely_fails_the_run_in_words_and_nothing_else(
-    answers: dict[str, tuple[int, str, str]], tmp_path: Path, parameters: Parameters
+    answer: tuple[int, str, str], tmp_path: Path, parameters: Parameters
 ) -> None:
-    with strange_server(answers) as url:
+    with strange_server({"runs": answer}) as url:
         with anyio.fail_after(PATIENCE):
             async with remote(tmp_path, url, patience_seconds=0) as runner:
                 for _ in range(2):

@@ -1,5 +1,6 @@
 """What another server of ours answers, and what that means for the run it was asked to draw."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -10,7 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import SettingsError
-from sdxl_lightning_mcp.run import Status
 
 KEY_VARIABLE = "SDXL_LIGHTNING_CONNECT_TOKEN"
 ASK_SECONDS = 3.0
@@ -48,7 +48,7 @@ def served_model(urls: Sequence[str], token: str | None) -> Model:
             continue
         wrong = mismatch(response)
         if not wrong:
-            return CARD.validate_python(read(response)["data"][0]["description"])
+            return CARD.validate_python(response.json()["data"][0]["description"])
         answers.append(f"{url} {wrong}")
     raise SettingsError(f"connect: no server can be used. {unreachable(answers)}")
 
@@ -72,7 +72,7 @@ def mismatch(response: httpx2.Response, model: Model | None = None) -> str | Non
         sent = "authorization" in response.request.headers
         return f"{'does not know the key' if sent else 'asks for a key,'} in {KEY_VARIABLE}"
     if response.status_code >= 500 or response.status_code == 421:
-        return str(problem(response).get("detail", f"answers {response.status_code}"))
+        return reason(response)
     try:
         (served,) = response.json()["data"]
         theirs, ours = served["version"], version("sdxl-lightning-mcp")
@@ -86,20 +86,9 @@ def mismatch(response: httpx2.Response, model: Model | None = None) -> str | Non
     return None
 
 
-def read(response: httpx2.Response) -> Any:
-    """The answer as data. Raises Lost where it is none."""
-    if not response.is_success:
-        detail = problem(response).get("detail", f"answers {response.status_code}")
-        raise Lost(str(detail))
-    return response.json()
-
-
-def read_run(response: httpx2.Response) -> dict[str, Any]:
-    """A run as a server tells it. Raises Lost where the answer tells none."""
-    reply = read(response)
-    if not (isinstance(reply, dict) and {"id", "status_code"} <= {*cast(dict[str, Any], reply)}):
-        raise Lost(STRANGE)
-    return cast(dict[str, Any], reply)
+def reason(response: httpx2.Response) -> str:
+    """Why a request was not met."""
+    return str(problem(response).get("detail", f"answers {response.status_code}"))
 
 
 def problem(response: httpx2.Response) -> dict[str, Any]:
@@ -119,19 +108,15 @@ def seconds_until_free(response: httpx2.Response) -> float:
         return 1.0
 
 
-def is_final(reply: Mapping[str, Any]) -> bool:
-    """Whether a run, as a server tells it, has ended."""
-    return reply["status_code"] in (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
-
-
-def whole_picture(response: httpx2.Response, reply: Mapping[str, Any]) -> bytes:
+def whole_picture(reply: Mapping[str, Any]) -> bytes:
     """The picture's file. Raises Lost where it is not all there."""
-    if not response.is_success:
-        read(response)
     (picture,) = reply["output"]["outputs"]
-    if len(response.content) != picture["bytes"]:
-        raise Lost(f"gave {len(response.content)} bytes of a picture of {picture['bytes']}")
-    return response.content
+    if "b64_json" not in picture:
+        raise Lost("has removed the picture")
+    jpeg = base64.b64decode(picture["b64_json"], validate=True)
+    if len(jpeg) != picture["bytes"]:
+        raise Lost(f"gave {len(jpeg)} bytes of a picture of {picture['bytes']}")
+    return jpeg
 
 
 def in_words(error: Exception) -> str:

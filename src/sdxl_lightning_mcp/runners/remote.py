@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import anyio
+import httpx2
 
 from sdxl_lightning_mcp.checkpoint import Model
 from sdxl_lightning_mcp.errors import (
@@ -143,9 +143,9 @@ class RemoteRunner(KeepingRunner):
         troubles: dict[Upstream, SdxlLightningError] = {}
         losses = 0
         while True:
-            upstream, reply = await self._begun(run, troubles)
+            upstream, response = await self._begun(run, troubles)
             try:
-                return Finished(run.id, await upstream.follow(run, reply))
+                return Finished(run.id, await upstream.follow(run, response))
             except ITS_OWN_TROUBLE as error:
                 troubles[upstream] = error
             except Lost as lost:
@@ -166,7 +166,7 @@ class RemoteRunner(KeepingRunner):
 
     async def _begun(
         self, run: Run, troubles: dict[Upstream, SdxlLightningError]
-    ) -> tuple[Upstream, dict[str, Any]]:
+    ) -> tuple[Upstream, httpx2.Response]:
         """Gives the run to the nearest server that takes it; waits as long as all are full.
 
         Raises:

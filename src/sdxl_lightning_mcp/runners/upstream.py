@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from enum import IntEnum
 from typing import Any
 
@@ -30,11 +30,9 @@ from sdxl_lightning_mcp.runners.answers import (
     Lost,
     headers,
     in_words,
-    is_final,
     mismatch,
     problem,
-    read,
-    read_run,
+    reason,
     seconds_until_free,
     whole_picture,
 )
@@ -166,46 +164,46 @@ class Upstream:
 
     # --- runs ------------------------------------------------------------------------------
 
-    async def begin(self, run: Run) -> dict[str, Any]:
+    async def begin(self, run: Run) -> httpx2.Response:
         """Gives it a run, under the run's id as key: what was given before is not begun again.
 
         Returns:
-            The run as the server tells it.
+            What it tells of the run from now on, for `follow`.
 
         Raises:
             Full: There is no room now.
             Lost: It does not take the run.
             SdxlLightningError: No server would.
         """
-        wish = run.parameters.model_dump(exclude={"model", "checkpoint"})
+        # Silence is no sign here: whether it still lives is looked at elsewhere.
+        patience = httpx2.Timeout(ANSWER_SECONDS, read=None)
         with self._held():
-            response = await self.client.post(
-                f"/v1/models/{self._model.slug}/runs",
-                json={"input": wish, "client_ref": run.id},
-                headers={"Idempotency-Key": run.id},
-            )
+            request = self._asking(run, "text/event-stream", timeout=patience)
+            response = await self.client.send(request, stream=True)
+            if response.is_success:
+                return response
+            await response.aread()
             if response.status_code in (409, 429):
                 raise Full(seconds_until_free(response))
             if response.status_code == 422:
                 raise RunFailedError(f"{self.url}: {problem(response).get('detail')}")
-            return read_run(response)
+            raise Lost(reason(response))
         raise Lost(self.answer)
 
-    async def follow(self, run: Run, reply: Mapping[str, Any]) -> GeneratedImage:
+    async def follow(self, run: Run, response: httpx2.Response) -> GeneratedImage:
         """Waits for the end of a run that it has begun, and tells the run how it goes on.
 
         Raises:
             Lost: It will not bring it to an end.
             SdxlLightningError: How it ended there, without a picture.
         """
-        theirs: str = reply["id"]
         failure: SdxlLightningError | None = None
         with self._held():
-            ended = reply if is_final(reply) else await self._last(theirs, run)
+            async with aclosing(response):
+                ended = await _last(response, run)
             if ended["status_code"] == Status.SUCCEEDED:
-                jpeg = whole_picture(await self.client.get(f"/v1/runs/{theirs}/image"), ended)
                 parameters = Parameters.model_validate(ended["input"])
-                return GeneratedImage(jpeg, parameters, tuple(ended["notes"]))
+                return GeneratedImage(whole_picture(ended), parameters, tuple(ended["notes"]))
             if ended["status_code"] == Status.CANCELED:
                 failure = RunCanceledError(f"The run was canceled at {self.url}.")
             else:
@@ -214,27 +212,23 @@ class Upstream:
 
     async def withdraw(self, run: Run) -> None:
         """Lets it know that nobody wants the run any more; waits only shortly for that."""
-        given_up = (Lost, Full, SdxlLightningError, httpx2.RequestError)
+        given_up = (httpx2.RequestError, ValueError, KeyError, TypeError)
         with anyio.move_on_after(WITHDRAW_SECONDS, shield=True), suppress(*given_up):
             # By its key it is told again, also where the first answer never came.
-            theirs = (await self.begin(run))["id"]
-            await self.client.post(f"/v1/runs/{theirs}/cancel")
+            response = await self.client.send(self._asking(run, "application/json"))
+            await self.client.post(f"/v1/runs/{response.json()['id']}/cancel")
 
-    async def _last(self, theirs: str, run: Run) -> Mapping[str, Any]:
-        """The run as it is told last; until then its progress is passed on."""
-        # Silence is no sign here: whether it still lives is looked at elsewhere.
-        patience = httpx2.Timeout(ANSWER_SECONDS, read=None)
-        path = f"/v1/runs/{theirs}/events"
-        async with self.client.stream("GET", path, timeout=patience) as response:
-            if not response.is_success:
-                await response.aread()
-                read(response)
-            async for event in httpx2.EventSource(response):
-                told = json.loads(event.data)
-                if event.event == "done":
-                    return told
-                _tell(run, Status(event.event), told)
-        raise Lost("ended before the run did")
+    def _asking(self, run: Run, accept: str, **options: Any) -> httpx2.Request:
+        return self.client.build_request(
+            "POST",
+            f"/v1/models/{self._model.slug}/runs",
+            json={
+                "input": run.parameters.model_dump(exclude={"model", "checkpoint"}),
+                "client_ref": run.id,
+            },
+            headers={"Idempotency-Key": run.id, "Accept": accept},
+            **options,
+        )
 
     @contextmanager
     def _held(self) -> Generator[None]:
@@ -249,6 +243,16 @@ class Upstream:
                 raise Lost(STRANGE) from error
             finally:
                 self._holds.discard(hold)
+
+
+async def _last(response: httpx2.Response, run: Run) -> Mapping[str, Any]:
+    """The run as it is told last; until then its progress is passed on."""
+    async for event in httpx2.EventSource(response):
+        told = json.loads(event.data)
+        if event.event == "done":
+            return told
+        _tell(run, Status(event.event), told)
+    raise Lost("ended before the run did")
 
 
 def _tell(run: Run, status: Status, progress: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The runs API, as an application calls it."""
 
+import base64
 import io
 import json
 import os
@@ -37,16 +38,14 @@ async def begin(client: httpx2.AsyncClient, **wish: Any) -> dict[str, Any]:
 
 async def events(client: httpx2.AsyncClient, run: dict[str, Any]) -> list[tuple[str, Any]]:
     """What is told of a run until its end."""
-    told: list[tuple[str, Any]] = []
     async with client.stream("GET", run["links"]["events"]) as stream:
-        assert stream.headers["content-type"].startswith("text/event-stream")
-        name = ""
-        async for line in stream.aiter_lines():
-            if line.startswith("event: "):
-                name = line[7:]
-            if line.startswith("data: "):
-                told.append((name, json.loads(line[6:])))
-    return told
+        return await told(stream)
+
+
+async def told(stream: httpx2.Response) -> list[tuple[str, Any]]:
+    """The events of a stream, until its end."""
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    return [(event.event, json.loads(event.data)) async for event in httpx2.EventSource(stream)]
 
 
 async def test_a_run_that_is_waited_for_has_its_picture_and_all_that_made_it(
@@ -82,15 +81,51 @@ async def test_a_run_is_accepted_at_once_and_followed_step_by_step(
         assert answer.headers["location"] == run["links"]["self"]
         assert answer.headers["retry-after"] == "1"
         assert run["status_code"] in ("queued", "running")
-        told = await events(client, run)
-        names = [name for name, _ in told]
+        found = await events(client, run)
+        names = [name for name, _ in found]
         assert names[-1] == "done"
         assert set(names[:-1]) <= {"queued", "running"}
-        steps = [data["step"] for name, data in told if name == "running"]
+        steps = [data["step"] for name, data in found if name == "running"]
         assert steps == sorted(steps)
-        assert told[-1][1]["status_code"] == "succeeded"
+        assert found[-1][1]["status_code"] == "succeeded"
         # Of one that has ended only the end is told.
         assert [name for name, _ in await events(client, run)] == ["done"]
+
+
+async def test_one_request_tells_each_step_and_brings_the_picture(
+    client: httpx2.AsyncClient,
+) -> None:
+    headers = {"Accept": "text/event-stream", "Idempotency-Key": f"events-{os.getpid()}"}
+    ends: list[dict[str, Any]] = []
+    with anyio.fail_after(PATIENCE):
+        for again in (False, True):
+            async with client.stream(
+                "POST", RUNS, json={"input": SMALL}, headers=headers
+            ) as stream:
+                assert stream.status_code == 200
+                assert ("idempotent-replayed" in stream.headers) is again
+                found = await told(stream)
+            name, run = found[-1]
+            assert (name, run["status_code"]) == ("done", "succeeded")
+            assert stream.headers["location"] == run["links"]["self"]
+            assert {each for each, _ in found[:-1]} == (set() if again else {"queued", "running"})
+            ends.append(run)
+        picture = await client.get(ends[0]["links"]["image"])
+    assert ends[0]["id"] == ends[1]["id"]
+    for run in ends:
+        assert base64.b64decode(run["output"]["outputs"][0]["b64_json"]) == picture.content
+
+
+async def test_whoever_hangs_up_on_a_runs_events_does_not_stop_it(
+    client: httpx2.AsyncClient,
+) -> None:
+    headers = {"Accept": "text/event-stream"}
+    with anyio.fail_after(PATIENCE):
+        async with client.stream("POST", RUNS, json={"input": SMALL}, headers=headers) as stream:
+            location = stream.headers["location"]
+        while (run := (await client.get(location)).json())["completed_at"] is None:
+            pass
+    assert run["status_code"] == "succeeded"
 
 
 async def test_the_bytedance_name_and_the_hosted_name_are_the_same_model(

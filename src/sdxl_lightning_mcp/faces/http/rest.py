@@ -12,6 +12,7 @@ from sdxl_lightning_mcp.errors import InvalidRequestError, Problem
 from sdxl_lightning_mcp.faces.http.answers import KEY, Answers
 from sdxl_lightning_mcp.faces.http.body import read_object
 from sdxl_lightning_mcp.faces.http.callbacks import Callbacks
+from sdxl_lightning_mcp.faces.http.events import MEDIA_TYPE, events, wants_events
 from sdxl_lightning_mcp.faces.http.replies import BatchReply, RunReply, run_reply
 from sdxl_lightning_mcp.faces.http.site import Site
 from sdxl_lightning_mcp.faces.http.spec import answers, asks
@@ -45,7 +46,7 @@ class Rest:
             operation_id="createRun",
             summary="Make a picture",
             openapi_extra=asks("run", schema, callbacks=self._callbacks.allowed),
-            responses=answers(RunReply, 201, 202, refused=REFUSED),
+            responses=answers(MEDIA_TYPE, 200) | answers(RunReply, 201, 202, refused=REFUSED),
             status_code=201,
         )
         route(
@@ -64,6 +65,8 @@ class Rest:
         """Takes a run in.
 
         Answers 202 at once; with `Prefer: wait=N` up to N seconds later, and 201 if it has ended.
+        With `Accept: text/event-stream` it answers 200 and the run's events, of which `done`
+        carries the picture too, in base64. A client that goes away does not stop the run.
         """
         notes = self._site.notes_on(model)
         body = await read_object(request)
@@ -73,9 +76,14 @@ class Rest:
         runs = await self._site.runs([wish], origin, key=key, prefix="input/", notes=notes)
         async with self._answers.once(request, body, runs) as earlier:
             runs = earlier or await self._submit(runs)
+            if wants_events(request):
+                url = request.state.url
+                told = _told(f"{url}/v1/runs/{runs[0].id}", {}, earlier is not None)
+                return events(self._site, runs[0], url, picture=True, headers=told)
             headers = await self._wait(request, runs)
             reply = self._reply(runs[0], request)
-            return _answer(reply, runs, reply["links"]["self"], headers, earlier is not None)
+            told = _told(reply["links"]["self"], headers, earlier is not None)
+            return _answer(reply, runs, told)
 
     async def create_batch(self, model: str, request: Request) -> Response:
         """Takes 1 to 100 runs in, all or none; they are answered and waited for as one run is."""
@@ -95,7 +103,7 @@ class Rest:
             batch = runs[0].origin.batch
             reply = {"id": batch, "runs": [self._reply(run, request) for run in runs]}
             location = f"{request.state.url}/v1/runs?batch={batch}"
-            return _answer(reply, runs, location, headers, earlier is not None)
+            return _answer(reply, runs, _told(location, headers, earlier is not None))
 
     def _context(self, body: Mapping[str, Any], input: str, request: Request) -> dict[str, Any]:
         """What is kept with a run beside its input, checked."""
@@ -157,20 +165,19 @@ def _wishes(inputs: Sequence[object], name: str) -> list[Mapping[str, Any]]:
     return cast(list[Mapping[str, Any]], [*inputs])
 
 
+def _told(location: str, headers: Mapping[str, str], replayed: bool) -> dict[str, str]:
+    """The headers of an answer, whatever its form."""
+    found = {"Location": location, **headers}
+    return {**found, "Idempotent-Replayed": "true"} if replayed else found
+
+
 def _answer(
-    reply: Mapping[str, Any],
-    runs: Sequence[Run],
-    location: str,
-    headers: Mapping[str, str],
-    replayed: bool,
+    reply: Mapping[str, Any], runs: Sequence[Run], headers: Mapping[str, str]
 ) -> JSONResponse:
     """201 where all have ended, else 202 with when to ask again."""
-    told = {"Location": location, **headers}
-    if replayed:
-        told["Idempotent-Replayed"] = "true"
     if all(run.done for run in runs):
-        return JSONResponse(reply, 201, told)
-    return JSONResponse(reply, 202, {**told, "Retry-After": "1"})
+        return JSONResponse(reply, 201, dict(headers))
+    return JSONResponse(reply, 202, {**headers, "Retry-After": "1"})
 
 
 def _wrong(field: str, got: object, allowed: str) -> InvalidRequestError:

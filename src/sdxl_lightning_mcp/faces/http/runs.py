@@ -1,23 +1,21 @@
 """The runs API, second half: runs are followed, stopped, looked at, removed and summed up."""
 
-import json
-from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from sdxl_lightning_mcp.errors import RunCanceledError
 from sdxl_lightning_mcp.faces.http.access import caller
+from sdxl_lightning_mcp.faces.http.events import MEDIA_TYPE, events
 from sdxl_lightning_mcp.faces.http.pictures import FORMATS, converted
 from sdxl_lightning_mcp.faces.http.problems import Refusal, refusal
 from sdxl_lightning_mcp.faces.http.replies import (
     RunReply,
     RunsReply,
     UsageReply,
-    progress,
     run_reply,
 )
 from sdxl_lightning_mcp.faces.http.site import Site
@@ -75,7 +73,7 @@ class Runs:
             self.events,
             operation_id="followRun",
             summary="A run's progress as server-sent events",
-            responses=answers("text/event-stream", 200, refused=(404,)),
+            responses=answers(MEDIA_TYPE, 200, refused=(404,)),
             response_class=EventSourceResponse,
         )
         route(
@@ -147,13 +145,7 @@ class Runs:
 
     async def events(self, run_id: str, request: Request) -> Response:
         """Events named by the run's status with its progress, then `done` with the whole run."""
-        run = await self._site.find(run_id)
-        return EventSourceResponse(
-            self._tell(run, request),
-            headers={"Cache-Control": "no-store"},
-            shutdown_event=self._site.runner.closed,
-            shutdown_grace_period=1,
-        )
+        return events(self._site, await self._site.find(run_id), request.state.url)
 
     async def image(
         self,
@@ -205,14 +197,6 @@ class Runs:
             }
         )
 
-    async def _tell(self, run: Run, request: Request) -> AsyncGenerator[ServerSentEvent]:
-        async for _ in run.updates():
-            if not run.done:
-                yield _event(str(run.status), progress(run))
-        if self._site.runner.closed.is_set() and run.status is Status.CANCELED:
-            return  # left to the next server, where the client's next attempt finds it
-        yield _event("done", self._reply(run, request))
-
     def _reply(self, run: Run, request: Request) -> dict[str, Any]:
         return run_reply(run, request.state.url, self._site.links)
 
@@ -234,7 +218,3 @@ class Runs:
         if not run.path.is_file():
             raise Refusal(410, "picture_gone", "The picture's file was removed.")
         return run
-
-
-def _event(name: str, data: Mapping[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps(data), event=name)
