@@ -1,5 +1,6 @@
 """Runs on other servers of ours, which are real ones and really die."""
 
+import base64
 import json
 import os
 import re
@@ -11,9 +12,11 @@ from typing import Any
 
 import anyio
 import httpx2
+import numpy as np
 import pytest
 from http_server import Served, make_key, serving
 from mcp import Client
+from PIL import Image
 from stand_ins import balancing, strange_server
 from support import PATIENCE, command, stdio_server, until, until_step
 
@@ -168,6 +171,24 @@ async def test_where_no_server_was_ever_there_a_run_fails_at_once(
         async with remote(tmp_path, NOBODY) as runner:
             with pytest.raises(UnreachableError, match="cannot be connected to"):
                 await (await runner.submit(parameters)).finished()
+
+
+async def test_a_picture_of_many_bytes_comes_whole(tmp_path: Path, parameters: Parameters) -> None:
+    noise = np.random.default_rng(7).integers(0, 255, (1024, 1024, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.jpg", quality=100)
+    jpeg = (tmp_path / "noise.jpg").read_bytes()
+    assert len(jpeg) > 2**20
+    done = {
+        "status_code": "succeeded",
+        "input": parameters.model_dump(),
+        "output": {"outputs": [{"bytes": len(jpeg), "b64_json": base64.b64encode(jpeg).decode()}]},
+        "notes": [],
+    }
+    answer = 200, EVENTS, f"event: done\ndata: {json.dumps(done)}\n\n"
+    with strange_server({"runs": answer}) as url, anyio.fail_after(PATIENCE):
+        async with remote(tmp_path, url) as runner:
+            path = await (await runner.submit(parameters)).finished()
+    assert path.read_bytes() == jpeg
 
 
 async def test_servers_may_stand_behind_a_balancer_and_die_there(

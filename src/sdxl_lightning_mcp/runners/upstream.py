@@ -44,6 +44,8 @@ CHECK_SECONDS = 1.5
 WATCH_SECONDS, IDLE_SECONDS = 1.0, 15.0
 # For an answer that is no stream; a run that is withdrawn is not waited for longer.
 ANSWER_SECONDS, WITHDRAW_SECONDS = 10.0, 1.0
+# Of an event, of which the last carries a picture in base64.
+MOST_BYTES = 100_000_000
 # Shorter than servers of ours keep a connection that is idle.
 KEEP_ALIVE_SECONDS = 20.0
 # What one server cannot do, another may.
@@ -247,7 +249,7 @@ class Upstream:
 
 async def _last(response: httpx2.Response, run: Run) -> Mapping[str, Any]:
     """The run as it is told last; until then its progress is passed on."""
-    async for event in httpx2.EventSource(response):
+    async for event in httpx2.EventSource(response, MOST_BYTES):
         told = json.loads(event.data)
         if event.event == "done":
             return told

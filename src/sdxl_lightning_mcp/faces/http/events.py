@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 from fastapi import Request
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from sdxl_lightning_mcp.faces.http.replies import progress, run_reply
 from sdxl_lightning_mcp.faces.http.site import Site
@@ -48,9 +48,7 @@ def events(
     )
 
 
-async def _tell(
-    site: Site, run: Run, url: str, *, picture: bool
-) -> AsyncGenerator[ServerSentEvent]:
+async def _tell(site: Site, run: Run, url: str, *, picture: bool) -> AsyncGenerator[bytes]:
     async for _ in run.updates():
         if not run.done:
             yield _event(str(run.status), progress(run))
@@ -68,5 +66,6 @@ def _in_base64(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def _event(name: str, data: Mapping[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps(data), event=name)
+def _event(name: str, data: Mapping[str, Any]) -> bytes:
+    # As it goes out: JSON has no line breaks to be looked for, and a picture is long.
+    return f"event: {name}\r\ndata: {json.dumps(data)}\r\n\r\n".encode()
