@@ -12,6 +12,7 @@ import httpx2
 from served import PROMPT, RUNS, serving, tell
 
 import sdxl_lightning_mcp as sdxl
+from sdxl_lightning_mcp.engine.memory import keep_memory
 
 PAUSE = 0.01
 
@@ -28,6 +29,8 @@ def measure(few: bool) -> dict[str, Any]:
 async def overhead(count: int) -> dict[str, Any]:
     """The same pictures through REST and by the engine in this process, in turn."""
     engine = sdxl.load("mini")
+    # As the server's worker does: what is compared has equal memory.
+    keep_memory(engine.engine.sdxl.tuning.device)
     times: dict[str, list[float]] = {"REST": [], "engine call": []}
     async with serving() as server:
         await server.ready()

@@ -24,10 +24,12 @@ OF_SERVE = "`serve`: "
 TOLD = (
     "pictures",
     "device",
-    "MCP over stdio, process start to initialize",
+    "spawn to initialize, p50 of 15, s",
+    "spawn to initialize, of a hello-world server, p50 of 15, s",
     "MCP over stdio, process start to picture",
     "MCP over stdio, p50",
     "MCP over stdio, p95",
+    "MCP over stdio / engine call",
     "engine call / plain pipeline, bfloat16",
     "engine call / plain pipeline, float32",
     "at once / one by one",
