@@ -71,12 +71,15 @@ async def test_two_workers_share_a_queue_beside_a_device_that_is_refused_and_one
             def both_draw() -> bool:
                 return len(drawing()) == 2 and all(run.step < 5 for run in drawing())
 
-            # As many as one worker draws while the other loads, and some more.
+            # One worker may draw many while the other loads.
             long = parameters.model_copy(update=LONG)
-            runs.extend([await runner.submit(long) for _ in range(10)])
-            for run in runs:
-                await until(run, both_draw)
-            two = drawing()
+            while not both_draw():
+                runs.extend([await runner.submit(long) for _ in range(2)])
+                await until(runs[-2], both_draw)
+            # They stand still while it is looked at who waits for whom.
+            two, both = drawing(), workers()
+            for worker in both:
+                worker.suspend()
             for run in runs:
                 if run.status is Status.QUEUED:
                     await runner.cancel(run)
@@ -89,8 +92,9 @@ async def test_two_workers_share_a_queue_beside_a_device_that_is_refused_and_one
             share = max(1, torch.get_num_threads() // 2)
             assert f"{share} threads" in (status.devices[1].description or "")
             # The refused one is not tried again with every run.
-            assert len(workers()) == 2
-            os.kill(workers()[0].pid, signal.SIGKILL)
+            assert workers() == both
+            both[0].kill()
+            both[1].resume()
             for run in (*two, *waiting):
                 assert (await run.finished()).exists()
     kept, again = sorted(two, key=lambda run: run.attempts)
