@@ -120,7 +120,11 @@ def choose_tier(needs: Needs, free: float, device_type: str, least: Tier = Tier.
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's memory did not suffice."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    # The last is oneDNN's, on a CPU: it was seen there under a limit of memory.
+    words = (
+        *("out of memory", "can't allocate memory", "not enough memory", "alloc_failed"),
+        "could not create a primitive",
+    )
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
